@@ -1,0 +1,117 @@
+"""The record: everything a device must still know after a power cut, for all its pipelines, in one value.
+
+- The agent is its only writer; it is saved *before* it is acted on. The gateway reads it at start.
+- A slot is a pair of digests. What any slot names is on disk and is never deleted.
+- To *activate* is to save a record in which another release serves; each such save adds to `activations`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+from holdfast_shared import strict_json
+from holdfast_shared.assign import LocalCondemnation, Target
+
+FORMAT: Final = 1
+SIZE_BYTES_MAX: Final = 8 * 1024**2
+# The newest activations kept: enough to read a year of a device's life, few enough to stay one small write.
+ACTIVATIONS_MAX: Final = 64
+CONDEMNED_HERE_MAX: Final = 64
+
+
+class State(StrEnum):
+    """Where a pipeline's release is in its life."""
+
+    IDLE = "idle"
+    FETCHING = "fetching"
+    STAGED = "staged"
+    SELF_TESTING = "self_testing"
+    TRIAL = "trial"
+    SHADOWING = "shadowing"
+    FALLING_BACK = "falling_back"
+
+
+class Activation(msgspec.Struct, frozen=True, kw_only=True):
+    """A save after which `target` serves. `at` is wall time, µs; `cause` a stable word: trial, commit, fallback, rollback."""
+
+    target: Target
+    at: int
+    cause: str
+
+
+class Condemnation(LocalCondemnation, frozen=True, kw_only=True):
+    """What this device condemned by itself, and why: `code` is a stable failure code."""
+
+    code: str = ""
+    at: int = 0
+
+
+class Attempts(msgspec.Struct, frozen=True, kw_only=True):
+    """Failed fetches of one target: no condemnation, but each waits longer (full jitter, to 24 h)."""
+
+    target: str
+    count: int
+    not_before: int
+
+
+class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One pipeline's slots and where its candidate is. `deadline` is wall µs; `single`: `previous` is empty after a fallback."""
+
+    state: State = State.IDLE
+    current: Target | None = None
+    previous: Target | None = None
+    candidate: Target | None = None
+    deadline: int | None = None
+    trial_began: int | None = None
+    single: bool = False
+    unproven: bool = False
+    condemned_here: Annotated[tuple[Condemnation, ...], msgspec.Meta(max_length=CONDEMNED_HERE_MAX)] = ()
+    attempts: Attempts | None = None
+    activations: Annotated[tuple[Activation, ...], msgspec.Meta(max_length=ACTIVATIONS_MAX)] = ()
+
+    @property
+    def serving(self) -> Target | None:
+        """What answers requests: the candidate while on trial, else `current`."""
+        return self.candidate if self.state is State.TRIAL and self.candidate is not None else self.current
+
+    @property
+    def refuge(self) -> Target | None:
+        """The other good slot, which answers what the serving one cannot."""
+        return self.current if self.state is State.TRIAL and self.candidate is not None else self.previous
+
+
+class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """An accepted assignment: its envelope as it came, and its order, which never decreases."""
+
+    scope: str
+    pipeline: str
+    epoch: int
+    seq: int
+    payload_digest: str
+    envelope: bytes
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it. `incarnation` is random per state directory; `number` is the next report's."""
+
+    format: int = FORMAT
+    incarnation: str
+    number: int = 0
+    boots: int = 0
+    pipelines: dict[str, PipelineRecord] = {}
+    documents: tuple[StoredDocument, ...] = ()
+
+    def pipeline(self, name: str) -> PipelineRecord:
+        return self.pipelines.get(name) or PipelineRecord()
+
+
+def encode(record: Record) -> bytes:
+    return strict_json.encode(record)
+
+
+def decode(raw: bytes) -> Record:
+    """The record in the bytes of a doubled file. Raises Malformed: a future format is refused, not guessed at."""
+    return strict_json.decode(raw, Record, what="record", size_bytes_max=SIZE_BYTES_MAX, depth_max=12)

@@ -1,0 +1,105 @@
+"""The one TOML file of a device, read by the agent and the gateway. Every fault in it is reported at once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared.errors import Malformed, Missing
+from holdfast_shared.identifiers import DeviceField, NameField
+
+SIZE_BYTES_MAX: Final = 64 * 1024
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this is. `state` is the state directory; `run` is for sockets, by default `<state>/run`."""
+
+    id: DeviceField
+    fleet: NameField
+    state: str
+    key: str
+    membership: str
+    authorities: str
+    run: str = ""
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`poll_s`: how often assignments are asked for over HTTP, jittered, even while MQTT is connected."""
+
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/]+$")]
+    poll_s: Seconds = 600.0
+
+
+class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    url: Annotated[str, msgspec.Meta(pattern=r"^mqtts?://[^/:]+(:\d+)?$")]
+    keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 60
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    health_s: Seconds = 60.0
+    spool_reports_max: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] = 10_000
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`listen` is a loopback address with a port (0: any free one) for applications on this device."""
+
+    listen: Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|\[::1\]|localhost):\d+$")] = "127.0.0.1:8000"
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1024**3)] = 64 * 1024**2
+    connections_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    device: Device
+    server: Server
+    broker: Broker
+    agent: Agent = Agent()
+    gateway: Gateway = Gateway()
+
+    @property
+    def folder(self) -> StateFolder:
+        return StateFolder(Path(self.device.state), Path(self.device.run) if self.device.run else None)
+
+
+def load(path: Path) -> Configuration:
+    """Read the file. Raises Missing or Malformed whose message lists every wrong field, not the first alone."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Missing(f"cannot read {path}: {error}", next_step="write it after deploy/agent.toml") from error
+    if len(text) > SIZE_BYTES_MAX:
+        raise Malformed(f"{path} is larger than {SIZE_BYTES_MAX} bytes", next_step="write it after deploy/agent.toml")
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Malformed(f"{path} is not TOML: {error}", next_step="correct that line") from error
+    faults = _faults(tables)
+    if faults:
+        raise Malformed(f"{path} has {len(faults)} fault(s): " + "; ".join(faults), next_step="correct them all")
+    return msgspec.convert(tables, Configuration)
+
+
+def _faults(tables: dict[str, Any]) -> list[str]:
+    """Every fault: each field is converted alone, so that one does not hide the next."""
+    faults = [f"[{name}] is no table here" for name in tables if name not in Configuration.__struct_fields__]
+    for section in msgspec.structs.fields(Configuration):
+        table = tables.get(section.name, {})
+        if not isinstance(table, dict):
+            faults.append(f"{section.name} must be a table")
+            continue
+        fields = {field.name: field for field in msgspec.structs.fields(section.type)}
+        faults += [f"[{section.name}] {name} is no field here" for name in table if name not in fields]
+        for name, field in fields.items():
+            if name not in table:
+                if field.required:
+                    faults.append(f"[{section.name}] {name} is missing")
+                continue
+            try:
+                msgspec.convert(table[name], field.type)
+            except msgspec.ValidationError as error:
+                faults.append(f"[{section.name}] {name}: {error}")
+    return faults

@@ -1,0 +1,59 @@
+"""Where things lie on a device's disk. Agent, fetch, gateway and worker all ask here; nobody else joins these paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holdfast_shared.identifiers import hex_of
+
+
+class StateFolder:
+    """A device's state directory (`StateDirectory=` of the units) and, under it, what a reboot may clear (`run/`)."""
+
+    __slots__ = ("root", "run")
+
+    def __init__(self, root: Path, run: Path | None = None) -> None:
+        self.root = root
+        self.run = run or root / "run"
+
+    @property
+    def record(self) -> Path:
+        """A doubled file: `record.a` and `record.b`."""
+        return self.root / "record"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs" / "sha256"
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "manifests" / "sha256"
+
+    @property
+    def partial(self) -> Path:
+        """Downloads that have not been verified yet; nothing in here is ever loaded."""
+        return self.root / "partial"
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "spool.db"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "control.sock"
+
+    @property
+    def gateway_socket(self) -> Path:
+        return self.run / "gateway.sock"
+
+    @property
+    def gateway_addresses(self) -> Path:
+        """JSON `{"http": "http://127.0.0.1:PORT", "unix": "…/gateway.sock", "pid": N}`, written once it listens."""
+        return self.run / "gateway.json"
+
+    def blob(self, digest: str) -> Path:
+        return self.blobs / hex_of(digest)
+
+    def manifest(self, digest: str) -> Path:
+        """The DSSE envelope whose payload has that digest: of a release or of a model."""
+        return self.manifests / hex_of(digest)

@@ -1,0 +1,153 @@
+"""All durable file work, device and server alike: nothing else opens a file for writing, renames, links or deletes.
+
+- A file appears whole or not at all: temporary file in the same directory, write, fsync, rename, fsync the directory.
+- A doubled file survives a torn write of either half: two files, each with a checksum and a counter; the higher good one counts.
+- What is read back to be trusted is verified as bytes, and those bytes are used: a path is never verified and opened again.
+
+Errors of the disk (ENOSPC, EROFS, EIO, EMFILE) come out as OSError; what was there before is then still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from holdfast_shared.errors import Damaged
+
+_MAGIC: Final = b"HFREC1\n"
+_HEADER: Final = struct.Struct(">7sxQQ32s")  # magic, padding, counter, length, SHA-256 of counter ‖ body
+_TEMPORARY: Final = ".partial-"
+
+
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """Create `path` and its parents, durably. May be repeated."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=mode, exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Replace `path` by `data`, whole or not at all. May be repeated."""
+    temporary = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(4)}"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def append_and_sync(path: Path, data: bytes) -> None:
+    """Add `data` at the end of a growing partial file, and make it durable: a later reader verifies the whole."""
+    with path.open("ab") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def rename_into_place(source: Path, target: Path) -> None:
+    """Give a complete and synced file its final name."""
+    source.rename(target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there. May be repeated."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of writers that were killed. Only the folder's one writer may call it."""
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        leftover.unlink(missing_ok=True)
+
+
+class DoubledFile:
+    """`<path>.a` and `<path>.b`: the newest whole one counts, and a write touches only the other.
+
+    One process writes; any number read. `write` returns only when the new content survives a power cut.
+    """
+
+    __slots__ = ("_halves", "_on_damage")
+
+    def __init__(self, path: Path, on_damage: Callable[[str], None] = lambda _: None) -> None:
+        self._halves = (path.with_name(path.name + ".a"), path.with_name(path.name + ".b"))
+        self._on_damage = on_damage
+
+    def read(self) -> tuple[int, bytes] | None:
+        """(counter, body) of the newest good half; None when there is none at all. Raises Damaged when both are bad."""
+        good, bad = self._halves_read()
+        if good:
+            return max(good)
+        if bad:
+            raise Damaged(
+                f"no half of {self._halves[0].with_suffix('')} can be read: {'; '.join(bad)}",
+                next_step="restore the state directory, or provision the device again",
+            )
+        return None
+
+    def write(self, body: bytes) -> int:
+        """Replace the older half by `body`; the new counter."""
+        good, _ = self._halves_read()
+        counter = max((found for found, _ in good), default=0) + 1
+        header = _HEADER.pack(_MAGIC, counter, len(body), _checksum(counter, body))
+        write_file(self._halves[counter % 2], header + body, mode=0o640)
+        return counter
+
+    def _halves_read(self) -> tuple[list[tuple[int, bytes]], list[str]]:
+        good: list[tuple[int, bytes]] = []
+        bad: list[str] = []
+        for half in self._halves:
+            try:
+                good.append(_decode_half(half.read_bytes()))
+            except FileNotFoundError:
+                continue
+            except (Damaged, OSError) as error:
+                bad.append(f"{half.name}: {error}")
+                self._on_damage(bad[-1])
+        return good, bad
+
+
+def _decode_half(raw: bytes) -> tuple[int, bytes]:
+    if len(raw) < _HEADER.size:
+        raise Damaged(f"{len(raw)} bytes are less than a header")
+    magic, counter, length, checksum = _HEADER.unpack_from(raw)
+    body = raw[_HEADER.size :]
+    if magic != _MAGIC or length != len(body) or checksum != _checksum(counter, body):
+        raise Damaged("the checksum does not match")
+    return counter, body
+
+
+def _checksum(counter: int, body: bytes) -> bytes:
+    return hashlib.sha256(counter.to_bytes(8, "big") + body).digest()

@@ -1,0 +1,65 @@
+"""One device's counts against one threshold: `pass`, `fail` or `insufficient`. The device's guardrail and the server's gate
+both ask here, so they never disagree.
+
+A rate, and "p99 over 200 ms" alike, is a question about a share: are more than `allowed` of the requests bad? The exact
+binomial answers it. A naive quantile or rate of a small window fires on a fifth of healthy ones.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from holdfast_shared.binomial import upper_tail
+from holdfast_shared.wire.report import Window
+
+# A healthy device is judged breaching once in this many looks. Devices are many and look often, so it is small.
+FALSE_ALARM: Final = 1e-4
+# p99: one in a hundred may be slower.
+SLOW_SHARE_ALLOWED: Final = 0.01
+
+
+class Verdict(StrEnum):
+    PASS = "pass"
+    FAIL = "fail"
+    INSUFFICIENT = "insufficient"
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True):
+    """A verdict with its evidence: `bad` of `requests`, against the share `allowed`; `chance` is the p-value."""
+
+    verdict: Verdict
+    metric: str
+    threshold: float
+    requests: int
+    bad: int
+    allowed: float
+    chance: float
+
+
+def judge(metric: str, threshold: float, window: Window, requests_min: int) -> Judgement:
+    """Judge `window` (merge several first: `merged`). Raises ValueError for a metric that counts cannot answer."""
+    bad, allowed = _bad_and_allowed(metric, threshold, window)
+    total = window.requests
+    chance = upper_tail(min(bad, total), total, allowed)
+    if chance < FALSE_ALARM and bad >= 2:  # a single bad request is never a breach: it may be the request
+        verdict = Verdict.FAIL if total >= requests_min else Verdict.INSUFFICIENT
+    else:
+        verdict = Verdict.PASS if total >= requests_min else Verdict.INSUFFICIENT
+    return Judgement(
+        verdict=verdict, metric=metric, threshold=threshold, requests=total, bad=bad, allowed=allowed, chance=chance
+    )
+
+
+def _bad_and_allowed(metric: str, threshold: float, window: Window) -> tuple[int, float]:
+    match metric:
+        case "latency_ms_p99":
+            return window.latency.count_above(threshold), SLOW_SHARE_ALLOWED
+        case "error_rate":
+            return window.errors, threshold
+        case "null_rate":
+            return window.nulls, threshold
+        case _:
+            raise ValueError(f"{metric} is not judged by counts of requests")

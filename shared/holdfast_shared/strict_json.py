@@ -1,0 +1,80 @@
+"""JSON from elsewhere, read strictly: size, depth, duplicate keys, NaN and types are all checked before anyone sees a value.
+
+msgspec checks the grammar, the text encoding and the types. It keeps the last of two equal keys, so a second pass by the
+standard library finds those. Call it after the signature has been verified, never before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from holdfast_shared.errors import Malformed
+
+T = TypeVar("T")
+
+DEPTH_MAX: Final = 8
+_STRINGS_AND_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def encode(value: object) -> bytes:
+    """The bytes to sign or send. Equal values give equal bytes (fields in declaration order, keys sorted)."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def decode(raw: bytes, kind: type[T], *, what: str, size_bytes_max: int, depth_max: int = DEPTH_MAX) -> T:
+    """`raw` as a `kind`. Raises Malformed with the path of the first wrong field; `what` names the document in it."""
+    if len(raw) > size_bytes_max:
+        raise Malformed(
+            f"{what} is {len(raw)} bytes; at most {size_bytes_max} are allowed", next_step="make it smaller"
+        )
+    _check_depth(raw, what, depth_max)
+    try:
+        value = msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `")
+        field = path.rstrip("`").removeprefix("$").removeprefix(".")
+        raise Malformed(f"{what}: {message}", field=field, next_step="correct that field") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"{what} is not valid JSON: {error}", next_step="send one JSON object in UTF-8") from error
+    _check_duplicates(raw, what)
+    return value
+
+
+def _check_depth(raw: bytes, what: str, depth_max: int) -> None:
+    depth = 0
+    for token in _STRINGS_AND_BRACKETS.finditer(raw):
+        match token.group():
+            case b"[" | b"{":
+                depth += 1
+                if depth > depth_max:
+                    raise Malformed(f"{what} nests deeper than {depth_max} levels", next_step="flatten it")
+            case b"]" | b"}":
+                depth -= 1
+            case _:
+                pass
+
+
+def _check_duplicates(raw: bytes, what: str) -> None:
+    def unique(pairs: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise Malformed(
+                    f"{what} has the key {key!r} twice in one object", field=key, next_step="keep one of them"
+                )
+            seen.add(key)
+
+    def constant(name: str) -> NoReturn:
+        raise Malformed(f"{what} holds {name}, which JSON does not have", next_step="use a finite number")
+
+    try:
+        json.loads(raw, object_pairs_hook=unique, parse_constant=constant)
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # msgspec accepted it: the two readers disagree, so nobody may trust it
+        raise Malformed(f"{what} is not valid JSON: {error}", next_step="send one JSON object in UTF-8") from error

@@ -1,0 +1,146 @@
+"""`holdfast.report/1`: what a device says of itself, signed with its own key. Reported state always wins over desired.
+
+Unique by (device, incarnation, number), accepted in any order. Windows are counted on the device and are unique by
+(device, incarnation, pipeline, window): merging them is idempotent by that key.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from holdfast_shared.histogram import Histogram
+from holdfast_shared.identifiers import CounterField, DeviceField, EnvironmentField, NameField, TextField
+from holdfast_shared.wire.assignment import ReleaseRef, Scope
+
+TYPE: Final = "holdfast.report/1"
+PAYLOAD_BYTES_MAX: Final = 128 * 1024
+ENVELOPE_BYTES_MAX: Final = 192 * 1024
+WINDOWS_MAX: Final = 64
+EVENTS_MAX: Final = 64
+
+State = Literal["idle", "fetching", "staged", "self_testing", "trial", "shadowing", "falling_back"]
+EventKind = Literal[
+    "accepted",
+    "refused",
+    "fetch_failed",
+    "staged",
+    "self_test_failed",
+    "activated",
+    "committed",
+    "fell_back",
+    "rolled_back",
+    "condemned_here",
+    "worker_lost",
+    "degraded",
+    "restarted",
+    "stay",
+    "removed",
+]
+Incarnation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
+
+
+class SlotReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A slot as the device has it. `ready` is what the gateway says of its worker."""
+
+    release: ReleaseRef
+    environment: EnvironmentField
+    ready: bool = False
+    unproven: bool = False
+
+
+class CondemnedHere(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Condemned by the device itself; lifted only by a `retry` with a higher attempt."""
+
+    release: ReleaseRef
+    environment: EnvironmentField
+    attempt: CounterField
+    code: str
+    at: CounterField = 0
+
+
+class AcceptedDocument(msgspec.Struct, frozen=True, kw_only=True):
+    scope: Scope
+    pipeline: NameField
+    epoch: CounterField
+    seq: CounterField
+
+
+class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One pipeline: `serving` is the slot that answers requests now, as the *gateway* confirms it."""
+
+    pipeline: NameField
+    state: State
+    serving: SlotReport | None = None
+    current: SlotReport | None = None
+    previous: SlotReport | None = None
+    candidate: SlotReport | None = None
+    condemned_here: tuple[CondemnedHere, ...] = ()
+    single: bool = False
+    degraded: bool = False
+    waiting_for: TextField = ""  # why the device stays where it is, in words
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Counts of one slot over one stretch of time. `latency` is of every attempt that reached the worker.
+
+    `requests` counts attempts at this slot; `errors` those that crashed, hung or raised; `nulls` those answered null;
+    `input_faults` (4xx, or failed in both slots) count against nobody and are not in `requests`; `failed_over` are the
+    requests that the other slot answered instead.
+    """
+
+    window: CounterField
+    pipeline: NameField
+    release: ReleaseRef
+    environment: EnvironmentField
+    opened_at: CounterField
+    closed_at: CounterField
+    requests: CounterField = 0
+    errors: CounterField = 0
+    nulls: CounterField = 0
+    hangs: CounterField = 0
+    input_faults: CounterField = 0
+    failed_over: CounterField = 0
+    latency: Histogram = Histogram()
+    memory_bytes_max: CounterField = 0
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened once. Monotonic times are microseconds of CLOCK_MONOTONIC under `boot`.
+
+    For `fell_back`, `began_monotonic_us` is the first breaching answer and `at_monotonic_us` the first moment that the
+    good slot served.
+    """
+
+    kind: EventKind
+    at: CounterField
+    at_monotonic_us: CounterField
+    boot: str
+    pipeline: str = ""
+    release: ReleaseRef | None = None
+    environment: str = ""
+    code: str = ""  # a stable failure code
+    detail: TextField = ""
+    began_monotonic_us: CounterField | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=TYPE):
+    """One signed statement. `health` comes at every interval; `event` as soon as something happened."""
+
+    fleet: NameField
+    device: DeviceField
+    incarnation: Incarnation
+    number: CounterField
+    kind: Literal["health", "event"]
+    sent_at: CounterField
+    sent_monotonic_us: CounterField
+    boot: str
+    membership_counter: CounterField
+    agent_version: str
+    fingerprint: dict[str, str] = {}
+    accepted: tuple[AcceptedDocument, ...] = ()
+    pipelines: tuple[PipelineReport, ...] = ()
+    windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=WINDOWS_MAX)] = ()
+    events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
+    critical: tuple[str, ...] = ()
