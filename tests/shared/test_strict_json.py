@@ -1,0 +1,56 @@
+"""Hostile JSON is refused with a name for what is wrong, before anyone sees a value."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from holdfast_shared import strict_json
+from holdfast_shared.errors import Malformed
+
+
+class Point(msgspec.Struct, frozen=True):
+    x: int
+    more: dict[str, float] = {}
+    nested: tuple[tuple[tuple[int, ...], ...], ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        (b'{"x": 1, "x": 2}', "twice"),
+        (b'{"x": 1, "\\u0078": 2}', "twice"),
+        (b'{"x": 1, "more": {"a": 1, "a": 2}}', "twice"),
+        (b'{"x": 1, "more": {"a": NaN}}', "not valid JSON"),
+        (b'{"x": 1, "more": {"a": 1e999}}', "out of range"),
+        (b'{"x": 1.5}', "x"),
+        (b'{"x": "1"}', "x"),
+        (b"{}", "x"),
+        (b'{"x": 1} {}', "not valid JSON"),
+        (b'\xef\xbb\xbf{"x": 1}', "not valid JSON"),
+        (b'{"x": 1, "more": {"\xff": 1}}', "not valid JSON"),
+        (b'{"x": 1, "unknown": ' + b"[" * 9 + b"]" * 9 + b"}", "nests deeper"),
+        (b'{"x": ' + b"[" * 30_000, "nests deeper"),
+        (b"", "not valid JSON"),
+        (b'{"x": 1' + b" " * 70_000 + b"}", "at most 65536"),
+    ],
+)
+def test_refused_by_name(raw: bytes, named: str) -> None:
+    with pytest.raises(Malformed) as refused:
+        strict_json.decode(raw, Point, what="point", size_bytes_max=65_536)
+    assert named in str(refused.value)
+
+
+def test_brackets_in_a_string_do_not_nest() -> None:
+    raw = b'{"x": 1, "unknown": "' + b"[" * 100 + b'\\"' + b'{"}'
+    assert strict_json.decode(raw, Point, what="point", size_bytes_max=65_536) == Point(1)
+
+
+def test_unknown_fields_are_for_later_versions() -> None:
+    assert strict_json.decode(b'{"x": 1, "later": {"a": []}}', Point, what="point", size_bytes_max=100).x == 1
+
+
+def test_encoding_is_the_same_for_equal_values() -> None:
+    one = Point(1, {"b": 1.0, "a": 2.0})
+    other = Point(1, {"a": 2.0, "b": 1.0})
+    assert strict_json.encode(one) == strict_json.encode(other)
