@@ -62,6 +62,16 @@ def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def write_new_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Create `path` with `data`, whole or not at all; raises FileExistsError rather than replace what is there."""
+    temporary = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(4)}"
+    write_file(temporary, data, mode)
+    try:
+        os.link(temporary, path)
+    finally:
+        remove(temporary)  # also makes the new name durable: it is in the same directory
+
+
 def append_and_sync(path: Path, data: bytes) -> None:
     """Add `data` at the end of a growing partial file, and make it durable: a later reader verifies the whole."""
     with path.open("ab") as stream:
