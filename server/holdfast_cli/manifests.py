@@ -1,0 +1,223 @@
+"""From a release folder to the two documents that are signed, and the files they name.
+
+The bytes are deterministic: the same folder gives the same digests on every machine, so publishing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from holdfast_cli import golden_cases, onnx_file, release_toml
+from holdfast_cli.faults import Fault
+from holdfast_cli.release_toml import ModelFile, ReleaseToml, VariantTable
+from holdfast_shared import strict_json
+from holdfast_shared.errors import Malformed
+from holdfast_shared.identifiers import Digest, digest_of
+from holdfast_shared.wire.release import (
+    BLOB_BYTES_MAX,
+    Blob,
+    DataSet,
+    File,
+    ModelRef,
+    ModelVersion,
+    Release,
+    SelfTest,
+    Stage,
+    Variant,
+)
+
+# The one stage of a pipeline that is one model.
+STAGE: Final = "model"
+_CHUNK: Final = 1024 * 1024
+
+
+class Built(NamedTuple):
+    """What a folder says, ready to sign: payload bytes, and where each blob lies."""
+
+    model: ModelVersion
+    model_payload: bytes
+    release: Release
+    release_payload: bytes
+    files: dict[Digest, Path]
+
+    @property
+    def release_digest(self) -> Digest:
+        return digest_of(self.release_payload)
+
+    @property
+    def model_digest(self) -> Digest:
+        return digest_of(self.model_payload)
+
+
+class _Hashed(NamedTuple):
+    digest: Digest
+    size_bytes: int
+
+
+def build(folder: Path) -> Built:
+    """Read, hash and check a release folder. Raises Malformed, Missing or NotSupported that lists every fault."""
+    described = release_toml.read(folder)
+    found: list[Fault] = []
+    files: dict[Digest, Path] = {}
+    variants = tuple(
+        _variant(folder, variant, f"model.variants[{index}]", files, found)
+        for index, variant in enumerate(described.model.variants)
+    )
+    data_set = _data_set(folder, described, found)
+    self_test = _self_test(folder, described, files, found)
+    if found or data_set is None or self_test is None:
+        raise release_toml.as_error(found)
+    model = _model(described, data_set, variants)
+    model_payload = strict_json.encode(model)
+    release = _release(
+        described, self_test, ModelRef(name=model.name, version=model.version, digest=digest_of(model_payload))
+    )
+    return Built(model, model_payload, release, strict_json.encode(release), files)
+
+
+def _model(described: ReleaseToml, data_set: DataSet, variants: tuple[Variant, ...]) -> ModelVersion:
+    table = described.model
+    return ModelVersion(
+        name=table.name,
+        version=table.version,
+        training_data=data_set,
+        metrics=table.metrics,
+        framework=table.framework,
+        variants=variants,
+        source_commit=table.source_commit,
+        defects_fixed=table.defects_fixed,
+        defects_known=table.defects_known,
+        description=table.description,
+    )
+
+
+def _release(described: ReleaseToml, self_test: SelfTest, model: ModelRef) -> Release:
+    variant = described.model.variants[0]
+    answers = described.outputs or {tensor.name: tensor.name for tensor in variant.outputs}
+    return Release(
+        pipeline=described.pipeline,
+        version=described.version,
+        stages=(
+            Stage(
+                name=STAGE,
+                model=model,
+                inputs={tensor.name: f"request.{tensor.name}" for tensor in variant.inputs},
+            ),
+        ),
+        outputs={name: f"{STAGE}.{source}" for name, source in answers.items()},
+        self_test=self_test,
+        guardrails=described.guardrails,
+        trial=described.trial,
+        environments=described.environments,
+        limits=described.limits,
+        sentinels=described.sentinels,
+        previous_may_go=described.previous_may_go,
+        agent_version_min=described.agent_version_min,
+        description=described.description,
+        annotations=described.annotations,
+    )
+
+
+def _variant(folder: Path, variant: VariantTable, path: str, files: dict[Digest, Path], found: list[Fault]) -> Variant:
+    typed = []
+    for index, file in enumerate(variant.files):
+        here = f"{path}.files[{index}]"
+        hashed = _hash(folder, file.path, file.digest, here, "path", found)
+        if hashed is None:
+            continue
+        if not hashed.size_bytes:
+            found.append(Fault(f"{here}.path", f"{file.path} is empty"))
+            continue
+        files[hashed.digest] = folder / file.path
+        typed.append(File(path=file.path, role=file.role, digest=hashed.digest, size_bytes=hashed.size_bytes))
+        if file.role == "weights":
+            found += _onnx_faults(folder, file, variant, path, here)
+    return Variant(
+        name=variant.name,
+        runtime=variant.runtime,
+        hardware=variant.hardware,
+        files=tuple(typed),
+        inputs=variant.inputs,
+        outputs=variant.outputs,
+    )
+
+
+def _onnx_faults(folder: Path, file: ModelFile, variant: VariantTable, path: str, here: str) -> list[Fault]:
+    try:
+        names = onnx_file.names_in(folder / file.path)
+    except Malformed as error:
+        return [Fault(f"{here}.path", f"{file.path} {error.message}; export the model as ONNX")]
+    found = []
+    for kind, declared, there in (
+        ("inputs", variant.inputs, names.inputs),
+        ("outputs", variant.outputs, names.outputs),
+    ):
+        for index, tensor in enumerate(declared):
+            if tensor.name not in there:
+                has = ", ".join(sorted(there)) or "none"
+                found.append(
+                    Fault(
+                        f"{path}.{kind}[{index}].name", f"{file.path} has no {kind[:-1]} {tensor.name!r}; it has {has}"
+                    )
+                )
+    unasked = sorted(names.inputs - {tensor.name for tensor in variant.inputs})
+    if unasked:
+        found.append(Fault(f"{path}.inputs", f"{file.path} also needs {', '.join(unasked)}"))
+    return found
+
+
+def _data_set(folder: Path, described: ReleaseToml, found: list[Fault]) -> DataSet | None:
+    data = described.model.training_data
+    digest: str | None = data.digest
+    if data.file is not None:
+        hashed = _hash(folder, data.file, data.digest, "model.training_data", "file", found)
+        digest = hashed.digest if hashed else None
+    return DataSet(name=data.name, digest=digest, rows=data.rows) if digest is not None else None
+
+
+def _self_test(folder: Path, described: ReleaseToml, files: dict[Digest, Path], found: list[Fault]) -> SelfTest | None:
+    table = described.self_test
+    hashed = _hash(folder, table.file, table.digest, "self_test", "file", found)
+    if hashed is None:
+        return None
+    if hashed.size_bytes > golden_cases.SIZE_BYTES_MAX:
+        found.append(Fault("self_test.file", f"{table.file} is larger than {golden_cases.SIZE_BYTES_MAX} bytes"))
+        return None
+    variant = described.model.variants[0]
+    answers = described.outputs or {tensor.name: tensor.name for tensor in variant.outputs}
+    by_name = {tensor.name: tensor for tensor in variant.outputs}
+    named = [msgspec.structs.replace(by_name[source], name=name) for name, source in answers.items()]
+    found += golden_cases.faults_in((folder / table.file).read_bytes(), variant.inputs, named)
+    files[hashed.digest] = folder / table.file
+    return SelfTest(
+        blob=Blob(digest=hashed.digest, size_bytes=hashed.size_bytes),
+        absolute_tolerance=table.absolute_tolerance,
+        relative_tolerance=table.relative_tolerance,
+    )
+
+
+def _hash(folder: Path, name: str, stated: str | None, path: str, field: str, found: list[Fault]) -> _Hashed | None:
+    """SHA-256 and size of a file of the folder; a fault when it is missing, elsewhere, or not what was stated."""
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        found.append(Fault(f"{path}.{field}", f"{name!r} lies outside the folder"))
+        return None
+    hasher, size = hashlib.sha256(), 0
+    try:
+        with (folder / name).open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                hasher.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        found.append(Fault(f"{path}.{field}", f"cannot read {name}: {error.strerror}"))
+        return None
+    if size > BLOB_BYTES_MAX:
+        found.append(Fault(f"{path}.{field}", f"{name} has {size} bytes; at most {BLOB_BYTES_MAX} are allowed"))
+        return None
+    digest = Digest("sha256:" + hasher.hexdigest())
+    if stated is not None and stated != digest:
+        found.append(Fault(f"{path}.digest", f"wrong hash: {stated} is stated, {name} has {digest}"))
+    return _Hashed(digest, size)

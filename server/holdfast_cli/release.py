@@ -1,0 +1,94 @@
+"""`holdfast release`: what is published, and how two versions differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from holdfast_cli import output
+from holdfast_cli.session import Session, reads
+
+
+@click.group
+def release() -> None:
+    """Look at published releases."""
+
+
+@release.command("list")
+@click.option("--pipeline", help="Of this pipeline only.")
+@reads
+@click.pass_obj
+def list_(session: Session, pipeline: str | None) -> None:
+    """List releases, newest version first."""
+    found = session.server.get("releases", pipeline=pipeline)
+    if session.as_json:
+        output.as_json(found)
+        return
+    output.table(
+        ("pipeline", "version", "digest", "publisher", "published"),
+        [
+            (
+                item["pipeline"],
+                item["version"],
+                output.short(item["digest"]),
+                item.get("publisher"),
+                output.ago(item.get("published_at")),
+            )
+            for item in found["releases"]
+        ],
+    )
+
+
+@release.command("show")
+@click.argument("pipeline")
+@click.argument("version")
+@reads
+@click.pass_obj
+def show(session: Session, pipeline: str, version: str) -> None:
+    """Show a release: its model, metrics, guardrails, limits and digests."""
+    found = session.server.get("releases", pipeline, version)
+    if session.as_json:
+        output.as_json(found)
+        return
+    manifest = found["manifest"]
+    output.fields(
+        [
+            ("release", f"{pipeline} {version}"),
+            ("digest", found["digest"]),
+            ("published", f"{output.ago(found.get('published_at'))} by {found.get('publisher')}"),
+            ("about", manifest.get("description")),
+            *((f"model {model['manifest']['name']}", _model(model)) for model in found["models"]),
+            ("guardrails", "; ".join(_guardrail(entry) for entry in manifest["guardrails"])),
+            ("trial", f"{manifest['trial']['soak_s']} s and {manifest['trial']['requests_min']} requests"),
+            ("deadline", f"{manifest['limits']['deadline_ms']} ms a request"),
+        ]
+    )
+
+
+@release.command("compare")
+@click.argument("pipeline")
+@click.argument("from_version", metavar="FROM")
+@click.argument("to_version", metavar="TO")
+@reads
+@click.pass_obj
+def compare(session: Session, pipeline: str, from_version: str, to_version: str) -> None:
+    """Compare two versions of PIPELINE, field by field."""
+    found = session.server.get("releases", pipeline, "compare", from_=from_version, to=to_version)
+    if session.as_json:
+        output.as_json(found)
+        return
+    output.table(
+        ("field", from_version, to_version),
+        [(item["field"], item.get("from"), item.get("to")) for item in found["differences"]],
+    )
+
+
+def _model(model: Any) -> str:
+    manifest = model["manifest"]
+    metrics = ", ".join(f"{name} {value:g}" for name, value in manifest["metrics"].items())
+    return f"{manifest['version']}, {metrics}, trained on {manifest['training_data']['name']}, {output.short(model['digest'])}"
+
+
+def _guardrail(entry: Any) -> str:
+    return f"{entry['metric']} ≤ {entry['threshold']:g} over {entry['window_s']} s, else {entry['action']}"

@@ -1,0 +1,172 @@
+"""`holdfast rollout`: moving a segment to a release, wave by wave, through gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from holdfast_cli import output, signed_command, watch, waves
+from holdfast_cli.session import Session, reads, signs
+from holdfast_shared.wire.command import (
+    Act,
+    RolloutAbort,
+    RolloutPause,
+    RolloutPlan,
+    RolloutResume,
+    RolloutStart,
+)
+
+
+@click.group
+def rollout() -> None:
+    """Plan, start, watch and stop rollouts."""
+
+
+@rollout.command("plan")
+@click.argument("pipeline")
+@click.argument("version")
+@click.option(
+    "--segment", default="*", show_default=True, help="Which devices, such as 'site in (a, b), ring!=canary'."
+)
+@click.option(
+    "--wave", "wave_texts", multiple=True, metavar="SHARE[ SELECTOR]",
+    help="One step, in order: '5%' or '100% region in (eu-west, us-east), ring=canary'. "
+    "Default: ring=canary, then 1%, 5%, 20%, 100% of all regions.",
+)  # fmt: skip
+@click.option(
+    "--gate", "gate_texts", multiple=True, metavar="METRIC=THRESHOLD",
+    help="A condition for going on: latency_ms_p99=50, error_rate=0.01, null_rate=0.01. Default: the server's.",
+)  # fmt: skip
+@click.option("--devices-min", type=click.IntRange(1), help="Devices that must reach a verdict in each wave.")
+@click.option("--requests-min", type=click.IntRange(1), help="Requests of a device before it counts.")
+@click.option(
+    "--soak", "soak_s", type=click.IntRange(0), metavar="SECONDS", help="How long each wave is watched at least."
+)
+@click.option(
+    "--deadline", "deadline_s", type=click.IntRange(1), metavar="SECONDS", help="How long a wave may take at most."
+)
+@click.option("--start", "start_too", is_flag=True, help="Start it at once.")
+@signs
+@click.pass_obj
+def plan(session: Session, /, **told: Any) -> None:
+    """Plan a rollout of VERSION of PIPELINE. Nothing moves before `rollout start`.
+
+    \b
+    Examples:
+      holdfast rollout plan digits 1.1.0 --key anna.pem
+      holdfast rollout plan digits 1.1.0 --wave '100% ring=canary' --wave 10% --wave 100% --gate latency_ms_p99=50
+    """
+    act = signed_command.checked(
+        RolloutPlan,
+        pipeline=told["pipeline"],
+        version=told["version"],
+        segment=waves.segment(told["segment"]),
+        waves=tuple(waves.wave(text) for text in told["wave_texts"]),
+        gates=tuple(waves.gate(text) for text in told["gate_texts"]),
+        **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s")},
+    )
+    planned = _send(session, act)
+    if told["start_too"]:
+        planned = _send(session, RolloutStart(rollout=planned["id"]))
+    _show(session, planned)
+    if not session.as_json and not told["start_too"]:
+        click.echo(f"Next: holdfast rollout start {output.plain(planned['id'])}")
+
+
+@rollout.command("start")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@signs
+@click.pass_obj
+def start(session: Session, rollout_id: str) -> None:
+    """Start a planned rollout: its first wave is released."""
+    _show(session, _send(session, signed_command.checked(RolloutStart, rollout=rollout_id)))
+
+
+@rollout.command("pause")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@signs
+@click.pass_obj
+def pause(session: Session, rollout_id: str) -> None:
+    """Pause: devices that have the release keep it, no others get it."""
+    _show(session, _send(session, signed_command.checked(RolloutPause, rollout=rollout_id)))
+
+
+@rollout.command("resume")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@signs
+@click.pass_obj
+def resume(session: Session, rollout_id: str) -> None:
+    """Go on with a paused rollout."""
+    _show(session, _send(session, signed_command.checked(RolloutResume, rollout=rollout_id)))
+
+
+@rollout.command("abort")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@signs
+@click.pass_obj
+def abort(session: Session, rollout_id: str) -> None:
+    """End a rollout for good, without condemning the release."""
+    _show(session, _send(session, signed_command.checked(RolloutAbort, rollout=rollout_id)))
+
+
+@rollout.command("status")
+@click.argument("rollout_id", metavar="[ROLLOUT]", required=False)
+@click.option("--pipeline", help="Of this pipeline only.")
+@reads
+@click.pass_obj
+def status(session: Session, rollout_id: str | None, pipeline: str | None) -> None:
+    """List rollouts, or show one with its waves and gates."""
+    if rollout_id is not None:
+        _show(session, session.server.get("rollouts", rollout_id))
+        return
+    found = session.server.get("rollouts", pipeline=pipeline)
+    if session.as_json:
+        output.as_json(found)
+        return
+    output.table(
+        ("rollout", "pipeline", "release", "segment", "state", "waves passed", "cause"),
+        [
+            (
+                item["id"],
+                item["pipeline"],
+                item["release"]["version"],
+                signed_command.segment_text(item["segment"]),
+                item["state"],
+                f"{sum(wave['state'] == 'passed' for wave in item['waves'])} of {len(item['waves'])}",
+                item.get("cause"),
+            )
+            for item in found["rollouts"]
+        ],
+    )
+
+
+@rollout.command("watch")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Give up after this long.",
+)
+@reads
+@click.pass_context
+def watch_(context: click.Context, rollout_id: str, timeout_s: float | None) -> None:
+    """Watch a rollout live until it ends. Exit code 0: finished; 3: halted or aborted.
+
+    With --json: one object for each change.
+    """
+    context.exit(watch.watch(context.ensure_object(Session), rollout_id, timeout_s=timeout_s))
+
+
+def _send(session: Session, act: Act) -> Any:
+    key = session.key()
+    return signed_command.send(session, signed_command.envelope(act, fleet=session.server.fleet(), keys=[key]))
+
+
+def _show(session: Session, found: Any) -> None:
+    if session.as_json:
+        output.as_json(found)
+        return
+    click.echo("\n".join(watch.drawn(found)))
