@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Final, get_args
 
 import msgspec
@@ -14,6 +15,7 @@ from holdfast_shared.wire.command import GatePlan, WavePlan
 from holdfast_shared.wire.release import Metric
 
 GATE_METRICS: Final = ("latency_ms_p99", "error_rate", "null_rate")
+_PERCENTAGE: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,4})?%")
 _WAVE_HINT: Final = "write it like: --wave '5%' or --wave '100% region in (eu-west, us-east), ring=canary'"
 _GATE_HINT: Final = "write it like: --gate latency_ms_p99=50 or --gate error_rate=0.02"
 
@@ -73,11 +75,8 @@ def gate(text: str) -> GatePlan:
 
 def _share(text: str) -> int:
     """`5%` → 500 of 10 000."""
-    try:
-        parts = Decimal(text.removesuffix("%")) * (cohort.BUCKETS // 100)
-    except InvalidOperation:
-        parts = Decimal(-1)
-    if not text.endswith("%") or not 0 < parts <= cohort.BUCKETS or parts != int(parts):
+    parts = Decimal(text[:-1]) * (cohort.BUCKETS // 100) if _PERCENTAGE.fullmatch(text) else Decimal(0)
+    if not 0 < parts <= cohort.BUCKETS or parts != int(parts):
         raise Malformed(
             f"{text!r} is no share: a percentage above 0% up to 100%, in steps of 0.01%",
             field="--wave",

@@ -1,0 +1,231 @@
+"""A release folder is checked as a whole before a byte is sent; each fault is named as it is written in release.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from holdfast_cli.manifests import build
+from holdfast_shared import strict_json
+from holdfast_shared.errors import HoldfastError, Malformed, Missing, NotSupported
+from holdfast_shared.identifiers import digest_of
+from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, blobs_of
+
+
+def test_the_sample_builds_as_it_is(folder: Path) -> None:
+    built = build(folder)
+    assert (built.release.pipeline, built.release.version) == ("iris", "1.0.0")
+    assert (
+        strict_json.decode(built.release_payload, Release, what="release", size_bytes_max=ENVELOPE_BYTES_MAX)
+        == built.release
+    )
+    assert (
+        strict_json.decode(built.model_payload, ModelVersion, what="model", size_bytes_max=ENVELOPE_BYTES_MAX)
+        == built.model
+    )
+    assert built.release.stages[0].model.digest == digest_of(built.model_payload)
+    assert built.release.outputs == {"probabilities": "model.probabilities"}
+
+
+def test_every_blob_that_the_manifests_name_is_a_file_of_the_folder(folder: Path) -> None:
+    built = build(folder)
+    wanted = blobs_of(built.release, (built.model,))
+    assert wanted == {digest_of(path.read_bytes()): path.stat().st_size for path in built.files.values()}
+    assert wanted.keys() == built.files.keys()
+
+
+def test_the_training_data_is_hashed_and_stays_where_it_is(folder: Path) -> None:
+    built = build(folder)
+    data = (folder / "training.csv").read_bytes()
+    assert built.model.training_data.digest == digest_of(data)
+    assert folder / "training.csv" not in built.files.values()
+
+
+def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
+    assert build(folder).release_payload == build(folder).release_payload
+
+
+class Case(NamedTuple):
+    name: str
+    old: str
+    new: str
+    field: str
+    words: str
+    kind: type[HoldfastError] = Malformed
+
+
+CASES = [
+    Case("lacks pipeline", 'pipeline = "iris"\n', "", "pipeline", "is missing"),
+    Case("lacks data set", 'name = "scikit-learn iris"\n', "", "model.training_data.name", "is missing"),
+    Case("lacks data hash", 'file = "training.csv"\n', "", "model.training_data", "`digest`"),
+    Case("lacks metrics", "[model.metrics]\naccuracy = 0.973\n", "", "model.metrics", "is missing"),
+    Case("empty metrics", "accuracy = 0.973\n", "", "model.metrics", "length >= 1"),
+    Case(
+        "lacks framework",
+        '[model.framework]\nname = "scikit-learn"\nversion = "1.9"\n',
+        "",
+        "model.framework",
+        "missing",
+    ),
+    Case(
+        "lacks hardware", "[model.variants.hardware]", "[model.variants.other]", "model.variants[0].hardware", "missing"
+    ),
+    Case("lacks soak", "soak_s = 600\n", "", "trial.soak_s", "is missing"),
+    Case("typo", "soak_s = 600", "soaks = 600", "trial.soaks", "did you mean `soak_s`?"),
+    Case("bad version", 'version = "1.0.0"\ndescription', 'version = "1.0"\ndescription', "version", "such as 1.10.0"),
+    Case("bad name", 'pipeline = "iris"', 'pipeline = "Iris_1"', "pipeline", "lower-case letters"),
+    Case("not a table", "[trial]\nsoak_s = 600\nrequests_min = 50\n", "", "trial", "is missing"),
+    Case("wrong type", "rows = 150", 'rows = "150"', "model.training_data.rows", "expected `int"),
+    Case("nan metric", "accuracy = 0.973", "accuracy = nan", "model.metrics", "finite"),
+    Case("infinite threshold", "threshold = 100\n", "threshold = inf\n", "guardrails[2].threshold", "finite"),
+    Case("bad role", 'role = "weights"', 'role = "weight"', "model.variants[0].files[0].role", "'weight'"),
+    Case("no weights", 'role = "weights"', 'role = "serving"', "model.variants[0].files", "exactly one file"),
+    Case(
+        "drift may not fall back",
+        'metric = "null_rate"',
+        'metric = "drift"',
+        "guardrails[0]",
+        "drift may halt or report, never fall_back",
+    ),
+    Case("no such output", 'probabilities = "probabilities"', 'p = "scores"', "outputs.p", "no output 'scores'"),
+    Case(
+        "file is missing",
+        'path = "model.onnx"',
+        'path = "mode.onnx"',
+        "model.variants[0].files[0].path",
+        "No such file",
+    ),
+    Case("file is elsewhere", '"model.onnx"', '"a/../../model.onnx"', "model.variants[0].files[0].path", "outside"),
+    Case("data is elsewhere", '"training.csv"', '"/etc/hostname"', "model.training_data.file", "outside"),
+    Case(
+        "wrong hash",
+        'role = "weights"\n',
+        f'role = "weights"\ndigest = "sha256:{"0" * 64}"\n',
+        "model.variants[0].files[0].digest",
+        "wrong hash",
+    ),
+    Case(
+        "wrong data hash",
+        "rows = 150\n",
+        f'rows = 150\ndigest = "sha256:{"0" * 64}"\n',
+        "model.training_data.digest",
+        "wrong hash",
+    ),
+    Case("not ONNX", '"model.onnx"', '"golden.json"', "model.variants[0].files[0].path", "is not an ONNX model"),
+    Case("no such input", 'name = "features"', 'name = "image"', "model.variants[0].inputs[0].name", "it has features"),
+    Case(
+        "other runtime",
+        'runtime = "onnx"',
+        'runtime = "tflite"',
+        "model.variants[0].runtime",
+        "not supported yet",
+        NotSupported,
+    ),
+    Case(
+        "other environment",
+        'version = "1.0.0"\ndescription',
+        f'version = "1.0.0"\nenvironments = ["sha256:{"1" * 64}"]\ndescription',
+        "environments",
+        "not supported yet",
+        NotSupported,
+    ),
+    Case(
+        "memory guardrail",
+        'metric = "latency_ms_p99"',
+        'metric = "memory_bytes"',
+        "guardrails[2].metric",
+        "not supported yet",
+        NotSupported,
+    ),
+    Case(
+        "several stages",
+        'version = "1.0.0"\ndescription',
+        'version = "1.0.0"\nstages = [{name = "a"}, {name = "b"}]\ndescription',
+        "stages",
+        "not supported yet",
+        NotSupported,
+    ),
+    Case(
+        "reference",
+        'version = "1.0.0"\ndescription',
+        'version = "1.0.0"\nreference = "bins.json"\ndescription',
+        "reference",
+        "not supported yet",
+        NotSupported,
+    ),
+    Case("not TOML", "[trial]", "[trial", "release.toml", "is not TOML"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_fault_is_named_as_it_is_written(folder: Path, case: Case) -> None:
+    path = folder / "release.toml"
+    text = path.read_text()
+    assert case.old in text, "the case no longer fits the sample"
+    path.write_text(text.replace(case.old, case.new))
+    with pytest.raises(HoldfastError) as raised:
+        build(folder)
+    assert type(raised.value) is case.kind
+    assert case.field in raised.value.field.split(", ")
+    assert case.words in raised.value.message
+    assert raised.value.next_step
+
+
+def test_all_faults_are_told_at_once(folder: Path) -> None:
+    path = folder / "release.toml"
+    path.write_text(path.read_text().replace('pipeline = "iris"\n', "").replace("soak_s = 600", "soak_s = -1"))
+    with pytest.raises(Malformed) as raised:
+        build(folder)
+    assert raised.value.field == "pipeline, trial.soak_s"
+    assert "2 faults: 1) pipeline: is missing; 2) trial.soak_s: expected `int` >= 0" in raised.value.message
+
+
+def test_a_second_variant_is_not_supported_yet(folder: Path) -> None:
+    path = folder / "release.toml"
+    text = path.read_text()
+    start, end = text.index("[[model.variants]]"), text.index("# ---- How a device decides")
+    path.write_text(text[:end] + text[start:end].replace('"cpu"', '"gpu"') + text[end:])
+    with pytest.raises(NotSupported) as raised:
+        build(folder)
+    assert raised.value.field == "model.variants"
+
+
+def test_no_release_toml_names_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(Missing) as raised:
+        build(tmp_path)
+    assert raised.value.field == "FOLDER"
+    assert "deploy/sample-release" in raised.value.next_step
+
+
+GOLDEN: list[tuple[str, Callable[[str], str], str]] = [
+    ("no JSON", lambda text: text[:-4], "not valid JSON"),
+    ("no cases", lambda _: '{"cases": []}', "length >= 1"),
+    (
+        "other tensor",
+        lambda text: text.replace('"features"', '"image"', 1),
+        "cases[0].inputs[0] (image): no such tensor",
+    ),
+    (
+        "too few values",
+        lambda text: text.replace("[5.1, 3.5, 1.4, 0.2]", "[5.1, 3.5]"),
+        "2 values, its shape [1, 4] has 4",
+    ),
+    ("other datatype", lambda text: text.replace('"FP32"', '"FP64"', 1), "datatype FP64, declared FP32"),
+    ("other shape", lambda text: text.replace("[1, 3]", "[3]", 1), "shape [3], declared [-1, 3]"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "words"), GOLDEN, ids=[name for name, _, _ in GOLDEN])
+def test_golden_cases_that_cannot_be_asked_are_refused(
+    folder: Path, name: str, spoil: Callable[[str], str], words: str
+) -> None:
+    """Such a case would condemn a good release on every device."""
+    path = folder / "golden.json"
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(Malformed) as raised:
+        build(folder)
+    assert "self_test.file" in raised.value.field
+    assert words in raised.value.message
