@@ -1,0 +1,257 @@
+"""The documents of one pipeline: what base rules, running rollouts and condemnations mean, region by region.
+
+Order of rules: running rollouts first (they do not overlap), then the base, newest first. Everything is level-triggered: a
+document states all of it each time, and is issued only when that changed.
+
+Limits. A *plan* must leave room for emergencies (`check_room`). A *rollback* always fits: what means the same is written
+shorter; should that not be enough, condemnations of releases that no rule names are left out (a device never picks a release
+that no rule names), and at the very last the oldest base rules (whose devices then keep what they run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from holdfast_server.core.base_rules import BaseRule, release_for
+from holdfast_server.core.rollout import ACTIVE, Rollout, State
+from holdfast_server.core.segments import Match, covers, inside_region, union
+from holdfast_shared import cohort, selector, strict_json
+from holdfast_shared.errors import Conflict
+from holdfast_shared.wire.assignment import (
+    CONDEMNED_MAX,
+    PAYLOAD_BYTES_MAX,
+    RULES_MAX,
+    Assignment,
+    Condemned,
+    ReleaseRef,
+    Rule,
+    Scope,
+)
+
+# What a plan must leave free in every document, so that rollbacks have room.
+RULES_RESERVED: Final = 16
+CONDEMNED_RESERVED: Final = 16
+BYTES_RESERVED: Final = 12 * 1024
+# Fleet, scope, pipeline, cause, times and counters beside the rules.
+_FRAME_BYTES: Final = 4 * 1024
+
+
+class Condemnation(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that may not run in a segment. It stays until it is retired in the registry."""
+
+    incident: str
+    match: Match
+    release: ReleaseRef
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """All that stands for one pipeline. `condemned` oldest first; `rollouts`: those that are active."""
+
+    base: tuple[BaseRule, ...] = ()
+    condemned: tuple[Condemnation, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
+
+    def is_condemned(self, release: ReleaseRef, segment: Match) -> Condemnation | None:
+        """The first condemnation of the release that a device of the segment could fall under."""
+        return next(
+            (
+                one
+                for one in self.condemned
+                if one.release.digest == release.digest and not selector.disjoint(one.match, segment)
+            ),
+            None,
+        )
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """What a region's document says, without its order and times. `omitted` says in words what did not fit."""
+
+    rules: tuple[Rule, ...]
+    condemned: tuple[Condemned, ...]
+    omitted: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(strict_json.encode(self))
+
+
+def compose(standing: Standing, region: str) -> Body:
+    """The body of a region's document: always within the wire's limits."""
+    condemned = _merged(_condemned_in(standing, region))
+    active = [rule for rollout in standing.rollouts for rule in _rollout_rules(rollout, standing.base, region)]
+    base = _base_rules(standing.base, condemned, region)
+    omitted: list[str] = []
+    body = Body(rules=(*active, *base), condemned=tuple(condemned))
+    while not _fits(body):
+        body = _smaller(body, omitted)
+    return msgspec.structs.replace(body, omitted=tuple(omitted))
+
+
+def document(
+    body: Body,
+    *,
+    fleet: str,
+    region: str,
+    pipeline: str,
+    epoch: int,
+    seq: int,
+    issued_at: int,
+    not_after: int,
+    cause: str,
+) -> Assignment:
+    return Assignment(
+        fleet=fleet,
+        scope=Scope(region=region),
+        pipeline=pipeline,
+        epoch=epoch,
+        seq=seq,
+        issued_at=issued_at,
+        not_after=not_after,
+        rules=body.rules,
+        condemned=body.condemned,
+        cause=cause[:2048],
+    )
+
+
+def check_room(standing: Standing, rollout: Rollout, regions: Iterable[str]) -> None:
+    """Raises Conflict when the rollout, all its waves released, would leave a document too little room for rollbacks."""
+    fully = msgspec.structs.replace(
+        rollout,
+        state=State.RUNNING,
+        waves=tuple(msgspec.structs.replace(wave, state="released") for wave in rollout.waves),
+    )
+    whole = msgspec.structs.replace(standing, rollouts=(*standing.rollouts, fully))
+    for region in regions:
+        body = compose(whole, region)
+        over = [
+            text
+            for text, found, limit in (
+                ("rules", len(body.rules), RULES_MAX - RULES_RESERVED),
+                ("condemnations", len(body.condemned), CONDEMNED_MAX - CONDEMNED_RESERVED),
+                ("bytes", body.size_bytes, PAYLOAD_BYTES_MAX - BYTES_RESERVED),
+            )
+            if found > limit
+        ]
+        if over or body.omitted:
+            raise Conflict(
+                f"the document of region {region} would have too many {', '.join(over) or 'entries'}: room is kept for rollbacks",
+                field="waves",
+                next_step="plan fewer waves, or first finish a rollout of one release to the whole region, which clears rules",
+                code="document-full",
+            )
+
+
+def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> list[Rule]:
+    """A rule for each released wave, the widest first, without those that another covers."""
+    if rollout.state not in ACTIVE:
+        return []
+    kept: list[tuple[Match, int, ReleaseRef | None]] = []
+    for wave in sorted(rollout.plan.waves[: rollout.released], key=lambda wave: (-wave.below, wave.number)):
+        match = inside_region(wave.match, region)
+        if match is not None and not any(covers(wide, match) and below >= wave.below for wide, below, _ in kept):
+            kept.append((match, wave.below, release_for(base, wave.match)))
+    return [
+        Rule(
+            mode="serve" if rollout.state is State.RUNNING else "keep",
+            release=rollout.plan.release,
+            match=match,
+            below=below,
+            salt=rollout.id if below < cohort.BUCKETS else "",
+            standby=standby,
+        )
+        for match, below, standby in kept
+    ]
+
+
+def _base_rules(base: Sequence[BaseRule], condemned: Sequence[Condemned], region: str) -> list[Rule]:
+    rules: list[Rule] = []
+    for one in base:
+        match = inside_region(one.match, region)
+        if match is None:
+            continue
+        rule = Rule(mode="serve", release=one.release, match=match, below=one.below, salt=one.salt, standby=one.standby)
+        if any(_hides(earlier, rule) and not _may_be_passed_over(earlier, condemned) for earlier in rules):
+            continue
+        joined = _joined(rules[-1], rule) if rules else None
+        if joined is not None:
+            rules[-1] = joined
+        else:
+            rules.append(rule)
+    return rules
+
+
+def _hides(earlier: Rule, later: Rule) -> bool:
+    whole = earlier.below >= cohort.BUCKETS or (
+        bool(earlier.salt) and earlier.salt == later.salt and earlier.below >= later.below
+    )
+    return whole and covers(earlier.match, later.match)
+
+
+def _may_be_passed_over(rule: Rule, condemned: Iterable[Condemned]) -> bool:
+    """Whether a device could read on past this rule, because its release is condemned there."""
+    return any(
+        rule.release is not None
+        and one.release is not None
+        and one.release.digest == rule.release.digest
+        and not selector.disjoint(one.match, rule.match)
+        for one in condemned
+    )
+
+
+def _joined(one: Rule, other: Rule) -> Rule | None:
+    """Two neighbours that say the same of two segments, as one."""
+    if (one.release, one.below, one.salt, one.standby) != (other.release, other.below, other.salt, other.standby):
+        return None
+    match = union(one.match, other.match)
+    return None if match is None else msgspec.structs.replace(one, match=match)
+
+
+def _condemned_in(standing: Standing, region: str) -> list[Condemned]:
+    return [
+        Condemned(incident=one.incident, match=match, release=one.release)
+        for one in standing.condemned
+        if (match := inside_region(one.match, region)) is not None
+    ]
+
+
+def _merged(entries: Iterable[Condemned]) -> list[Condemned]:
+    """The same condemnations in fewer entries; a merged one has the name of its first incident."""
+    kept: list[Condemned] = []
+    for entry in entries:
+        for index, earlier in enumerate(kept):
+            if earlier.release == entry.release:
+                match = union(earlier.match, entry.match)
+                if match is not None:
+                    kept[index] = msgspec.structs.replace(earlier, match=match)
+                    break
+        else:
+            kept.append(entry)
+    return kept
+
+
+def _fits(body: Body) -> bool:
+    return (
+        len(body.rules) <= RULES_MAX
+        and len(body.condemned) <= CONDEMNED_MAX
+        and body.size_bytes <= PAYLOAD_BYTES_MAX - _FRAME_BYTES
+    )
+
+
+def _smaller(body: Body, omitted: list[str]) -> Body:
+    """One entry less, by the order in the module's docstring."""
+    named = {rule.release.digest for rule in body.rules if rule.release is not None}
+    named |= {rule.standby.digest for rule in body.rules if rule.standby is not None}
+    idle = [one for one in body.condemned if one.release is not None and one.release.digest not in named]
+    if idle and (len(body.condemned) > CONDEMNED_MAX or len(body.rules) <= RULES_MAX):
+        gone = idle[0]
+        omitted.append(f"condemnation {gone.incident}: no rule names its release")
+        return msgspec.structs.replace(body, condemned=tuple(one for one in body.condemned if one is not gone))
+    if body.rules:
+        last = body.rules[-1]
+        version = last.release.version if last.release is not None else "nothing"
+        omitted.append(f"base rule {selector.written(last.match)} → {version}: its devices keep what they run")
+        return msgspec.structs.replace(body, rules=body.rules[:-1])
+    return msgspec.structs.replace(body, condemned=body.condemned[1:])
