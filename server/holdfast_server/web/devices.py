@@ -1,0 +1,102 @@
+"""One device, and lists of them: what it is, what lies in its slots, what it condemned, what it is expected to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from holdfast_server.web.releases import Colours, colour
+
+SLOTS: Final = ("current", "previous", "candidate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """`serves`: it answers requests now."""
+
+    name: str
+    version: str
+    digest: str
+    colour: str
+    serves: bool
+    ready: bool
+    unproven: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    name: str
+    state: str
+    serving: str
+    colour: str
+    marks: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    condemned: tuple[Any, ...]
+    expected: str
+    expected_colour: str
+    why: str
+    waiting_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    id: str
+    region: str
+    labels: tuple[tuple[str, str], ...]
+    stage: str
+    online: bool
+    last_seen_at: int | None
+    agent_version: str
+    membership: int | None
+    pipelines: tuple[Pipeline, ...]
+
+
+def draw(found: Any, colours: Colours) -> Device:
+    return Device(
+        id=found["device"],
+        region=found["region"],
+        labels=tuple(sorted((found.get("labels") or {}).items())),
+        stage=found.get("stage") or "",
+        online=bool(found.get("online")),
+        last_seen_at=found.get("last_seen_at"),
+        agent_version=found.get("agent_version") or "",
+        membership=found.get("counter"),
+        pipelines=tuple(_pipeline(one, colours) for one in found.get("pipelines") or ()),
+    )
+
+
+def rows(found: list[Any], colours: Colours) -> list[Device]:
+    return [draw(one, colours) for one in found]
+
+
+def _pipeline(one: Any, colours: Colours) -> Pipeline:
+    name = one["pipeline"]
+    serving = one.get("serving") or {}
+    expected = one.get("prediction") or {}
+    target = expected.get("serve") or {}
+    return Pipeline(
+        name=name,
+        state=one.get("state") or "idle",
+        serving=serving.get("version") or "",
+        colour=colour(colours, name, serving.get("version")),
+        marks=tuple(word for word in ("single", "degraded") if one.get(word)),
+        slots=tuple(_slot(slot, one.get(slot), serving, name, colours) for slot in SLOTS),
+        condemned=tuple(one.get("condemned_here") or ()),
+        expected=target.get("version") or "",
+        expected_colour=colour(colours, name, target.get("version")),
+        why=expected.get("reason") or "",
+        waiting_for=one.get("waiting_for") or "",
+    )
+
+
+def _slot(slot: str, held: Any, serving: Any, name: str, colours: Colours) -> Slot:
+    held = held or {}
+    return Slot(
+        name=slot,
+        version=held.get("version") or "",
+        digest=held.get("digest") or "",
+        colour=colour(colours, name, held.get("version")),
+        serves=bool(held) and held.get("digest") == serving.get("digest"),
+        ready=bool(held.get("ready")),
+        unproven=bool(held.get("unproven")),
+    )

@@ -1,0 +1,36 @@
+"""What the API says in identifiers, as the page says it in words."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from holdfast_shared import selector
+
+METRICS: Final = {
+    "latency_ms_p99": "p99 latency",
+    "error_rate": "errors",
+    "null_rate": "nulls",
+    "device": "devices that left it",
+}
+
+
+def threshold(metric: str, value: Any) -> str:
+    """A gate's threshold with its unit."""
+    if not isinstance(value, int | float) or metric == "device":
+        return ""
+    return f"≤ {value:g} ms" if metric == "latency_ms_p99" else f"≤ {100 * value:g} %"
+
+
+def segment(value: Any) -> str:
+    """A segment as people write it, whichever way the API gives it."""
+    text = value if isinstance(value, str) else selector.written(msgspec.convert(value, tuple[selector.Term, ...]))
+    return "whole fleet" if text == "*" else text
+
+
+def version_of(release: Any) -> str:
+    """The version of `{version, digest}`, of a bare version, or of nothing."""
+    if isinstance(release, dict):
+        return str(release.get("version") or "")
+    return str(release or "")
