@@ -4,8 +4,8 @@ Order of rules: running rollouts first (they do not overlap), then the base, new
 document states all of it each time, and is issued only when that changed.
 
 Limits. A *plan* must leave room for emergencies (`check_room`). A *rollback* always fits: what means the same is written
-shorter; should that not be enough, condemnations of releases that no rule names are left out (a device never picks a release
-that no rule names), and at the very last the oldest base rules (whose devices then keep what they run).
+shorter; should that not be enough, condemnations are left out whose release no rule gives to their devices anyway (which then
+move without haste), then rules without which their devices keep what they run, and at the very last the oldest base rules.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 
 from holdfast_server.core.base_rules import BaseRule, release_for
-from holdfast_server.core.rollout import ACTIVE, Rollout, State
+from holdfast_server.core.rollout import ACTIVE, Rollout, State, WaveState
 from holdfast_server.core.segments import Match, covers, inside_region, union
+from holdfast_server.core.standing import Standing
 from holdfast_shared import cohort, selector, strict_json
 from holdfast_shared.errors import Conflict
 from holdfast_shared.wire.assignment import (
@@ -37,33 +38,6 @@ CONDEMNED_RESERVED: Final = 16
 BYTES_RESERVED: Final = 12 * 1024
 # Fleet, scope, pipeline, cause, times and counters beside the rules.
 _FRAME_BYTES: Final = 4 * 1024
-
-
-class Condemnation(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that may not run in a segment. It stays until it is retired in the registry."""
-
-    incident: str
-    match: Match
-    release: ReleaseRef
-
-
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """All that stands for one pipeline. `condemned` oldest first; `rollouts`: those that are active."""
-
-    base: tuple[BaseRule, ...] = ()
-    condemned: tuple[Condemnation, ...] = ()
-    rollouts: tuple[Rollout, ...] = ()
-
-    def is_condemned(self, release: ReleaseRef, segment: Match) -> Condemnation | None:
-        """The first condemnation of the release that a device of the segment could fall under."""
-        return next(
-            (
-                one
-                for one in self.condemned
-                if one.release.digest == release.digest and not selector.disjoint(one.match, segment)
-            ),
-            None,
-        )
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +95,7 @@ def check_room(standing: Standing, rollout: Rollout, regions: Iterable[str]) -> 
     fully = msgspec.structs.replace(
         rollout,
         state=State.RUNNING,
-        waves=tuple(msgspec.structs.replace(wave, state="released") for wave in rollout.waves),
+        waves=tuple(msgspec.structs.replace(wave, state=WaveState.RELEASED) for wave in rollout.waves),
     )
     whole = msgspec.structs.replace(standing, rollouts=(*standing.rollouts, fully))
     for region in regions:
@@ -242,16 +216,38 @@ def _fits(body: Body) -> bool:
 
 def _smaller(body: Body, omitted: list[str]) -> Body:
     """One entry less, by the order in the module's docstring."""
-    named = {rule.release.digest for rule in body.rules if rule.release is not None}
-    named |= {rule.standby.digest for rule in body.rules if rule.standby is not None}
-    idle = [one for one in body.condemned if one.release is not None and one.release.digest not in named]
-    if idle and (len(body.condemned) > CONDEMNED_MAX or len(body.rules) <= RULES_MAX):
-        gone = idle[0]
-        omitted.append(f"condemnation {gone.incident}: no rule names its release")
-        return msgspec.structs.replace(body, condemned=tuple(one for one in body.condemned if one is not gone))
-    if body.rules:
-        last = body.rules[-1]
-        version = last.release.version if last.release is not None else "nothing"
-        omitted.append(f"base rule {selector.written(last.match)} → {version}: its devices keep what they run")
-        return msgspec.structs.replace(body, rules=body.rules[:-1])
-    return msgspec.structs.replace(body, condemned=body.condemned[1:])
+    crowded = len(body.condemned) > CONDEMNED_MAX or len(body.rules) <= RULES_MAX
+    spare = next((one for one in body.condemned if _moves_nobody(one, body.rules)), None) if crowded else None
+    if spare is not None:
+        omitted.append(f"condemnation {spare.incident}: the rules alone keep its release away")
+        return msgspec.structs.replace(body, condemned=tuple(one for one in body.condemned if one is not spare))
+    rule = next((one for at, one in enumerate(body.rules) if _leads_nowhere(at, body)), None) or body.rules[-1]
+    version = rule.release.version if rule.release is not None else "nothing"
+    omitted.append(f"rule {selector.written(rule.match)} → {version}: its devices keep what they run")
+    return msgspec.structs.replace(body, rules=tuple(one for one in body.rules if one is not rule))
+
+
+def _moves_nobody(entry: Condemned, rules: Iterable[Rule]) -> bool:
+    """Whether without this condemnation still no rule would give its release to a device it is about."""
+    digest = entry.release.digest if entry.release is not None else ""
+    for rule in rules:
+        if digest in (one.digest for one in (rule.release, rule.standby) if one is not None):
+            if not selector.disjoint(rule.match, entry.match):
+                return False
+        elif rule.mode == "serve" and rule.below >= cohort.BUCKETS and covers(rule.match, entry.match):
+            return True
+    return True
+
+
+def _leads_nowhere(at: int, body: Body) -> bool:
+    """Whether without this rule its devices keep what they run: all that later rules would give them is condemned there."""
+    rule = body.rules[at]
+    return (
+        all(
+            selector.disjoint(later.match, rule.match)
+            or later.release == rule.release
+            or any(one.release == later.release and covers(one.match, rule.match) for one in body.condemned)
+            for later in body.rules[at + 1 :]
+        )
+        and at < len(body.rules) - 1
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -46,8 +47,13 @@ class Allowed(msgspec.Struct, frozen=True):
         return wider.inside is None and wider.outside <= self.outside
 
 
-def allowed(selector: Iterable[Term]) -> dict[str, Allowed]:
+def allowed(selector: Iterable[Term]) -> Mapping[str, Allowed]:
     """Per label what the selector allows; a label that is not here may be anything."""
+    return _allowed(tuple(selector))
+
+
+@lru_cache(maxsize=4096)  # composing asks the same of the same few segments again and again
+def _allowed(selector: Match) -> Mapping[str, Allowed]:
     found: dict[str, Allowed] = {}
     for term in selector:
         values = frozenset(term.values)

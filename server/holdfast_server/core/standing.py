@@ -1,0 +1,163 @@
+"""All that stands for one pipeline, and how it changes: by a rollout's commands, and by a rollback that two people signed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from holdfast_server.core import rollout as machine
+from holdfast_server.core.base_rules import BaseRule, folded, release_for, returns_to, taken_back
+from holdfast_server.core.plan import Plan
+from holdfast_server.core.rollback import Rollback
+from holdfast_server.core.rollout import ACTIVE, Condemn, Fold, Moment, Rollout, Step
+from holdfast_server.core.segments import Match, covers
+from holdfast_shared import cohort, selector
+from holdfast_shared.errors import Conflict, Malformed
+from holdfast_shared.wire.assignment import ReleaseRef
+
+
+class Condemnation(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that may not run in a segment. It stays until it is retired in the registry."""
+
+    incident: str
+    match: Match
+    release: ReleaseRef
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """`base` newest first, `condemned` oldest first; `rollouts`: those that are planned or active."""
+
+    base: tuple[BaseRule, ...] = ()
+    condemned: tuple[Condemnation, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
+
+    def condemnation_of(self, release: ReleaseRef, segment: Match) -> Condemnation | None:
+        """The first condemnation of the release that a device of the segment could fall under."""
+        return next(
+            (
+                one
+                for one in self.condemned
+                if one.release.digest == release.digest and not selector.disjoint(one.match, segment)
+            ),
+            None,
+        )
+
+
+def check_free(standing: Standing, plan: Plan) -> None:
+    """Raises Conflict when the plan contradicts what stands: asked when it is made, and again when it is started."""
+    where = selector.written(plan.segment)
+    for other in standing.rollouts:
+        if (
+            other.state in ACTIVE
+            and other.id != plan.rollout
+            and not selector.disjoint(other.plan.segment, plan.segment)
+        ):
+            raise Conflict(
+                f"rollout {other.id} of {other.plan.release.version} is {other.state} on {selector.written(other.plan.segment)}, "
+                f"which overlaps {where}",
+                field="segment",
+                next_step=f"wait for it, abort it (holdfast rollout abort {other.id}), or choose other devices",
+                code="overlap",
+            )
+    condemned = standing.condemnation_of(plan.release, plan.segment)
+    if condemned is not None:
+        raise Conflict(
+            f"{plan.release.version} is condemned for {selector.written(condemned.match)} by {condemned.incident}",
+            field="version",
+            next_step="publish a corrected version, or choose other devices",
+            code="condemned",
+        )
+    for rule in standing.base:
+        whole = rule.below >= cohort.BUCKETS
+        if whole and rule.release.digest == plan.release.digest and not selector.disjoint(rule.match, plan.segment):
+            raise Conflict(
+                f"{selector.written(rule.match)} has {plan.release.version} already",
+                field="version",
+                next_step="choose another version, or only devices that do not have it",
+                code="same-release",
+            )
+
+
+def with_previous(standing: Standing, plan: Plan) -> Plan:
+    """The plan, saying what its devices would return to: the base of its whole segment, else of most of it, else nothing."""
+    previous = release_for(standing.base, plan.segment)
+    if previous is None:
+        partly = [rule.release for rule in standing.base if not selector.disjoint(rule.match, plan.segment)]
+        previous = partly[-1] if partly else None
+    return msgspec.structs.replace(plan, previous=previous)
+
+
+def after_step(standing: Standing, step: Step) -> Standing:
+    """What stands after a rollout's step: its commands `Fold` and `Condemn`, and the rollout as it is now."""
+    record = step.record
+    base, condemned = standing.base, standing.condemned
+    for command in step.commands:
+        if isinstance(command, Fold):
+            base = folded(base, record.plan)
+        elif isinstance(command, Condemn):
+            condemned = _with(
+                condemned,
+                Condemnation(incident=command.incident, match=record.plan.segment, release=record.plan.release),
+            )
+    others = tuple(one for one in standing.rollouts if one.id != record.id)
+    live = (record,) if record.state in (machine.State.PLANNED, *ACTIVE) else ()
+    return Standing(base=base, condemned=condemned, rollouts=(*others, *live))
+
+
+def after_rollback(standing: Standing, rollback: Rollback, now: Moment) -> tuple[Standing, tuple[Step, ...]]:
+    """What stands once the rollback is accepted, and what it does to rollouts of the same release."""
+    steps: list[Step] = []
+    entry = Condemnation(incident=rollback.id, match=rollback.segment, release=rollback.release)
+    changed = Standing(
+        base=taken_back(standing.base, rollback.segment, rollback.release, rollback.to, cause=rollback.id),
+        condemned=_with(standing.condemned, entry),
+        rollouts=standing.rollouts,
+    )
+    for one in standing.rollouts:
+        same = one.plan.release.digest == rollback.release.digest
+        if same and not selector.disjoint(one.plan.segment, rollback.segment):
+            whole = covers(rollback.segment, one.plan.segment)
+            taken = machine.step(one, machine.TakenBack(rollback=rollback.id, whole=whole), now)
+            steps.append(taken)
+            changed = after_step(changed, taken)
+    return changed, tuple(steps)
+
+
+def destination(standing: Standing, segment: Match, release: ReleaseRef, to: ReleaseRef | None) -> ReleaseRef:
+    """What the segment goes back to. Raises Malformed when that is not clear, Conflict when it is condemned there."""
+    if to is None:
+        options = [
+            one
+            for one in returns_to(standing.base, segment, release)
+            if one.digest != release.digest and standing.condemnation_of(one, segment) is None
+        ]
+        if len(options) != 1:
+            known = " or ".join(one.version for one in options)
+            raise Malformed(
+                f"{selector.written(segment)} has no one release to go back to"
+                + (f": it could be {known}" if known else ": nothing good ran there before"),
+                field="to",
+                next_step="name a published version with `to`",
+            )
+        return options[0]
+    if to.digest == release.digest:
+        raise Malformed(
+            f"{to.version} cannot go back to itself", field="to", next_step="name another version, or leave it out"
+        )
+    condemned = standing.condemnation_of(to, segment)
+    if condemned is not None:
+        raise Conflict(
+            f"{to.version} is condemned for {selector.written(condemned.match)} by {condemned.incident}",
+            field="to",
+            next_step="name another version",
+            code="condemned",
+        )
+    return to
+
+
+def _with(condemned: Sequence[Condemnation], entry: Condemnation) -> tuple[Condemnation, ...]:
+    """The entry last; said already, it is not said twice."""
+    if any(one.release.digest == entry.release.digest and covers(one.match, entry.match) for one in condemned):
+        return tuple(condemned)
+    return (*condemned, entry)

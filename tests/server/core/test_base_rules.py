@@ -1,0 +1,92 @@
+"""What finished rollouts and rollbacks leave behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast_server.core.base_rules import BaseRule, release_for, taken_back, tidied
+from holdfast_server.core.rollout import Moment
+from holdfast_server.core.standing import Condemnation, Standing, destination
+from holdfast_shared import selector
+from holdfast_shared.errors import Conflict, Malformed
+from support.rollout_values import ref
+
+NOW = Moment(at=1, monotonic_us=1)
+
+
+def rule(written: str, version: str, *, standby: str = "", below: int = 10_000, salt: str = "") -> BaseRule:
+    return BaseRule(
+        match=selector.parse(written),
+        release=ref(version),
+        cause="r",
+        standby=ref(standby) if standby else None,
+        below=below,
+        salt=salt,
+    )
+
+
+def said(rules: tuple[BaseRule, ...]) -> list[str]:
+    return [f"{selector.written(one.match)} → {one.release.version}" for one in rules]
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ([rule("*", "2.0.0"), rule("region=eu", "1.0.0")], ["* → 2.0.0"]),
+        ([rule("region=eu", "1.0.0"), rule("*", "2.0.0")], ["region=eu → 1.0.0", "* → 2.0.0"]),
+        ([rule("*", "2.0.0", below=500, salt="r"), rule("*", "1.0.0")], ["* → 2.0.0", "* → 1.0.0"]),
+        ([rule("region=eu", "2.0.0"), rule("region=eu, site=a", "1.0.0"), rule("*", "1.0.0")],
+         ["region=eu → 2.0.0", "* → 1.0.0"]),
+    ],
+)  # fmt: skip
+def test_what_is_wholly_covered_is_dropped(rules: list[BaseRule], kept: list[str]) -> None:
+    assert said(tidied(rules)) == kept
+
+
+@pytest.mark.parametrize(
+    ("base", "segment", "version", "to", "after"),
+    [
+        ([rule("*", "1.3.0")], "region=eu", "1.3.0", "1.1.0", ["region=eu → 1.1.0", "* → 1.3.0"]),
+        ([rule("*", "1.3.0")], "*", "1.3.0", "1.1.0", ["* → 1.1.0"]),
+        (
+            [rule("region=us", "1.0.0"), rule("*", "1.3.0")],
+            "*",
+            "1.3.0",
+            "1.1.0",
+            ["region=us → 1.0.0", "* → 1.1.0"],
+        ),
+        ([rule("*", "1.1.0")], "region=eu", "1.2.0", "1.1.0", ["* → 1.1.0"]),
+        ([rule("*", "1.1.0")], "region=eu", "1.2.0", "1.0.0", ["region=eu → 1.0.0", "* → 1.1.0"]),
+        ([], "region=eu", "1.2.0", "1.0.0", ["region=eu → 1.0.0"]),
+    ],
+)
+def test_a_rollback_changes_the_base_of_those_that_had_the_release(
+    base: list[BaseRule], segment: str, version: str, to: str, after: list[str]
+) -> None:
+    found = taken_back(base, selector.parse(segment), ref(version), ref(to), cause="b-1")
+    assert said(found) == after
+
+
+def test_the_release_of_a_segment_is_one_or_none() -> None:
+    rules = [rule("region=eu", "1.0.0"), rule("*", "2.0.0")]
+    assert release_for(rules, selector.parse("region=eu, site=a")) == ref("1.0.0")
+    assert release_for(rules, selector.parse("region=us")) == ref("2.0.0")
+    assert release_for(rules, ()) is None
+    assert release_for([], ()) is None
+
+
+def test_a_rollback_without_to_goes_where_the_segment_came_from() -> None:
+    finished = Standing(base=(rule("*", "1.3.0", standby="1.1.0"),))
+    assert destination(finished, selector.parse("region=eu"), ref("1.3.0"), None) == ref("1.1.0")
+    running = Standing(base=(rule("*", "1.1.0", standby="1.0.0"),))
+    assert destination(running, (), ref("1.2.0"), None) == ref("1.1.0")
+
+
+def test_a_rollback_to_nowhere_or_to_something_condemned_is_refused() -> None:
+    with pytest.raises(Malformed, match="nothing good ran there before"):
+        destination(Standing(), (), ref("1.0.0"), None)
+    with pytest.raises(Malformed, match="itself"):
+        destination(Standing(), (), ref("1.0.0"), ref("1.0.0"))
+    bad = Condemnation(incident="r-1-halt", match=(), release=ref("1.2.0"))
+    with pytest.raises(Conflict, match="condemned"):
+        destination(Standing(condemned=(bad,)), (), ref("1.3.0"), ref("1.2.0"))
