@@ -1,0 +1,1 @@
+"""The server: registry, rollouts, ingest, outbox, API and page, in one process."""

@@ -1,0 +1,1 @@
+"""What the server remembers: tables, transactions, the outbox of assignments."""
