@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from holdfast_shared import selector
 from holdfast_shared.errors import Missing
 
 DIGEST: Final = "sha256:" + "ab" * 32
-NOW: Final = 1_790_000_000_000_000
+NOW: Final = time.time_ns() // 1000 - 42_000_000
 REGIONS: Final = ("ap-south", "eu-west", "us-east")
 
 

@@ -41,6 +41,10 @@ class Wave:
     passed_at: int | None
     gates: tuple[Gate, ...]
 
+    @property
+    def reach_text(self) -> str:
+        return f"{self.reach:g} %"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
@@ -57,6 +61,15 @@ class Rollout:
     passed: int
     waves: tuple[Wave, ...]
     notes: tuple[str, ...]
+
+    @property
+    def shown(self) -> tuple[Wave, ...]:
+        """All waves while it runs; once it ended, those that were released."""
+        return self.waves if self.active else tuple(wave for wave in self.waves if wave.state != "waiting")
+
+    @property
+    def unreleased(self) -> int:
+        return len(self.waves) - len(self.shown)
 
 
 def draw(found: Any, colours: Colours) -> list[Rollout]:
