@@ -15,6 +15,8 @@ from holdfast_shared import signing, strict_json
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.command import ENVELOPE_BYTES_MAX, TYPE, Command, Rollback
 
+pytestmark = pytest.mark.slow
+
 # The discard port: nothing listens there.
 NOWHERE = "http://127.0.0.1:9"
 

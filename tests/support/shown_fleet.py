@@ -124,6 +124,8 @@ class ShownFleet:
         app = flask.Flask("shown_fleet")
         app.register_blueprint(web.blueprint(self))
 
+        _serve_reads(app, self)
+
         @app.get("/api/v1/events")
         def events() -> flask.Response:
             mine: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
@@ -141,6 +143,39 @@ class ShownFleet:
     def close(self) -> None:
         for listener in self._listeners:
             listener.put(())
+
+
+def _serve_reads(app: flask.Flask, fleet: ShownFleet) -> None:
+    """The API's reads, for the command line."""
+
+    def one(found: list[Any], name: str) -> Any:
+        for item in found:
+            if item["id"] == name:
+                return item
+        raise Missing(f"{name!r} is not there", field="id", next_step="look at the list")
+
+    def devices() -> Any:
+        asked = flask.request.args
+        return fleet.devices(asked.get("segment", "*"), asked.get("after"), int(asked.get("limit", 100)))
+
+    for rule, view in (
+        ("status", fleet.status),
+        ("fleet", fleet.fleet),
+        ("devices", devices),
+        ("devices/<device>", fleet.device),
+        ("releases", fleet.releases),
+        ("rollouts", fleet.rollouts),
+        ("rollouts/<name>", lambda name: one(fleet.rollout_list, name)),
+        ("rollbacks", fleet.rollbacks),
+        ("rollbacks/<name>", lambda name: one(fleet.rollback_list, name)),
+        ("decisions", lambda: fleet.decisions(None, 100)),
+    ):
+        app.add_url_rule(f"/api/v1/{rule}", f"api_{rule}", view)
+
+    @app.errorhandler(Missing)
+    def missing(error: Missing) -> tuple[Any, int]:
+        told = {"code": error.code, "field": error.field, "message": error.message, "next": error.next_step}
+        return {"error": told}, 404
 
 
 class Shown:
