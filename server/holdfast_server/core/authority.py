@@ -15,9 +15,11 @@ class Authority(StrEnum):
 # data) is somebody's judgement.
 _AUTOMATIC: Final = frozenset(
     {
+        "condemned_here",  # a device's own word without a code: it judged by the release's own rules
         "crash",
         "crash-loop",
         "error_rate",
+        "fell_back",
         "guardrail-error-rate",
         "guardrail-latency",
         "guardrail-null-rate",
@@ -30,6 +32,7 @@ _AUTOMATIC: Final = frozenset(
         "null-output",
         "null_rate",
         "self-test-failed",
+        "self_test_failed",
     }
 )
 

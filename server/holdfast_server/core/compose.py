@@ -36,6 +36,8 @@ from holdfast_shared.wire.assignment import (
 RULES_RESERVED: Final = 16
 CONDEMNED_RESERVED: Final = 16
 BYTES_RESERVED: Final = 12 * 1024
+# A document's cause is for people who read one; the whole story is in the decision.
+CAUSE_MAX: Final = 500
 # Fleet, scope, pipeline, cause, times and counters beside the rules.
 _FRAME_BYTES: Final = 4 * 1024
 
@@ -64,29 +66,19 @@ def compose(standing: Standing, region: str) -> Body:
     return msgspec.structs.replace(body, omitted=tuple(omitted))
 
 
-def document(
-    body: Body,
-    *,
-    fleet: str,
-    region: str,
-    pipeline: str,
-    epoch: int,
-    seq: int,
-    issued_at: int,
-    not_after: int,
-    cause: str,
-) -> Assignment:
+def document(body: Body, *, region: str, pipeline: str, cause: str) -> Assignment:
+    """The document of a body; the outbox gives it its fleet, its order and its times."""
     return Assignment(
-        fleet=fleet,
+        fleet="unsigned",
         scope=Scope(region=region),
         pipeline=pipeline,
-        epoch=epoch,
-        seq=seq,
-        issued_at=issued_at,
-        not_after=not_after,
+        epoch=0,
+        seq=0,
+        issued_at=0,
+        not_after=0,
         rules=body.rules,
         condemned=body.condemned,
-        cause=cause[:2048],
+        cause=cause[:CAUSE_MAX],
     )
 
 

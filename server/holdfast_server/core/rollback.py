@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_server.core.returning import Returning
 from holdfast_server.core.segments import Match
 from holdfast_shared.errors import Conflict, Malformed, Untrusted
 from holdfast_shared.wire.assignment import ReleaseRef
@@ -45,7 +46,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     accepted_at: int | None = None
     accepted_monotonic_us: int | None = None
-    devices_before: tuple[str, ...] = ()
+    returning: Returning = Returning()
 
 
 def requester(signers: Signers) -> str:
@@ -74,14 +75,12 @@ def second_person(signers: Signers, requested_by: str) -> str | None:
     return min(signers.approvers - {requested_by}, default=None)
 
 
-def accepted(rollback: Rollback, *, by: str, at: int, monotonic_us: int, devices_before: tuple[str, ...]) -> Rollback:
-    """With a second person's yes. Raises Conflict when it waits no more, Untrusted when it is the requester's own."""
-    if rollback.state is not State.WAITING:
-        raise Conflict(
-            f"rollback {rollback.id} is {rollback.state} already",
-            field="rollback",
-            next_step="ask for a new one if it is still needed",
-        )
+def accepted(rollback: Rollback, *, by: str, at: int, monotonic_us: int, devices: tuple[str, ...]) -> Rollback:
+    """With a second person's yes; `devices` serve the release now.
+
+    Raises Conflict when it waits no more, Untrusted when the yes is the requester's own.
+    """
+    check_waiting(rollback, at)
     if by == rollback.requested_by:
         raise Untrusted(
             f"{by} asked for this rollback and cannot approve it",
@@ -94,8 +93,17 @@ def accepted(rollback: Rollback, *, by: str, at: int, monotonic_us: int, devices
         approved_by=by,
         accepted_at=at,
         accepted_monotonic_us=monotonic_us,
-        devices_before=devices_before,
+        returning=Returning(devices=devices),
     )
+
+
+def check_waiting(rollback: Rollback, now: int) -> None:
+    """Raises Conflict when it waits no more, or waited too long."""
+    if rollback.state is not State.WAITING or overdue(rollback, now):
+        over = "too old" if rollback.state is State.WAITING else f"{rollback.state} already"
+        raise Conflict(
+            f"rollback {rollback.id} is {over}", field="rollback", next_step="ask for a new one if it is still needed"
+        )
 
 
 def check_request(rollback: Rollback, request: str) -> None:

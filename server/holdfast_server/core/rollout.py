@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, assert_never
 import msgspec
 
 from holdfast_server.core.plan import Plan, Wave
+from holdfast_server.core.returning import Returning
 from holdfast_server.core.verdict import WaveVerdict
 from holdfast_shared.errors import Conflict
 from holdfast_shared.judgement import Verdict
@@ -69,6 +70,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     halted: Moment | None = None
+    returning: Returning = Returning()
 
     @property
     def id(self) -> str:

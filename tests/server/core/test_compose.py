@@ -44,9 +44,7 @@ DEVICES = [
 
 def issued(body: Body, region: str, seq: int) -> Assignment:
     """The document as a device reads it: through its bytes, within the wire's limits."""
-    made = document(
-        body, fleet="f", region=region, pipeline=PIPELINE, epoch=1, seq=seq, issued_at=1, not_after=2, cause="test"
-    )
+    made = msgspec.structs.replace(document(body, region=region, pipeline=PIPELINE, cause="test"), seq=seq)
     return strict_json.decode(strict_json.encode(made), Assignment, what="document", size_bytes_max=PAYLOAD_BYTES_MAX)
 
 

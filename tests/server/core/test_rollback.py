@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from support.rollout_values import PIPELINE, digest, ref
 
 from holdfast_server.core import rollback as rules
 from holdfast_server.core.authority import Authority, authority_of
 from holdfast_server.core.rollback import Rollback, Signers, State
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Untrusted
+from support.rollout_values import PIPELINE, digest, ref
 
 ASKED = Rollback(
     id="b-1", pipeline=PIPELINE, release=ref("1.3.0"), segment=(), reason="worse on night images", requested_by="ann",
@@ -47,15 +47,15 @@ def test_without_one_operator_nobody_asks(people: Signers, error: type[HoldfastE
 
 
 def test_a_second_person_accepts_once() -> None:
-    done = rules.accepted(ASKED, by="bob", at=5, monotonic_us=6, devices_before=("d-1",))
+    done = rules.accepted(ASKED, by="bob", at=5, monotonic_us=6, devices=("d-1",))
     assert (done.state, done.approved_by, done.accepted_monotonic_us) == (State.ACCEPTED, "bob", 6)
     with pytest.raises(Conflict, match="accepted already"):
-        rules.accepted(done, by="eve", at=7, monotonic_us=8, devices_before=())
+        rules.accepted(done, by="eve", at=7, monotonic_us=8, devices=())
 
 
 def test_nobody_approves_their_own_request() -> None:
     with pytest.raises(Untrusted, match="cannot approve it"):
-        rules.accepted(ASKED, by="ann", at=5, monotonic_us=6, devices_before=())
+        rules.accepted(ASKED, by="ann", at=5, monotonic_us=6, devices=())
 
 
 def test_an_approval_is_of_exactly_the_bytes_that_were_asked() -> None:

@@ -1,0 +1,251 @@
+"""What an operator's signed command does to rollouts and rollbacks. One function for both doors, HTTP and MQTT.
+
+The door has verified the signatures, the time, and that the command's id is new; here is what it means. All of it happens in
+the caller's transaction: a refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, assert_never
+
+import msgspec
+from sqlalchemy import Connection
+
+from holdfast_server.audit import decisions
+from holdfast_server.core import planner
+from holdfast_server.core import rollback as rollback_rules
+from holdfast_server.core import rollout as machine
+from holdfast_server.core.compose import check_room
+from holdfast_server.core.rollback import Rollback, Signers
+from holdfast_server.core.rollout import Moment
+from holdfast_server.core.segments import check_known, check_size, conjunction
+from holdfast_server.core.standing import after_rollback, check_free, destination, with_previous
+from holdfast_server.rollouts import storage, views
+from holdfast_server.rollouts.context import Context
+from holdfast_server.rollouts.enactment import enact, enact_step
+from holdfast_server.rollouts.fleet import Fleet, members
+from holdfast_server.store import changes, devices
+from holdfast_shared import selector, signing, strict_json
+from holdfast_shared.errors import Malformed, NotSupported, Untrusted
+from holdfast_shared.wire import command as wire
+from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, RELEASE_TYPE, Release
+
+# Of the random command id, as much as people can read to each other; a taken one gets more of it.
+_ID_LENGTH = 8
+
+
+def execute(
+    connection: Connection,
+    context: Context,
+    command: wire.Command,
+    payload_digest: str,
+    signer_key_ids: Iterable[str],
+) -> dict[str, Any]:
+    """Do it, and return the rollout or the rollback as the API shows it. Raises HoldfastError, having changed nothing."""
+    now = context.now()
+    people = _people(context, signer_key_ids)
+    act = command.act
+    match act:
+        case wire.RolloutPlan():
+            return _plan(connection, act, command.id, _operator(people), now)
+        case wire.RolloutStart():
+            return _start(connection, context, act.rollout, _operator(people), now)
+        case wire.RolloutPause():
+            return _step(connection, context, act.rollout, machine.Pause(by=_operator(people)), now)
+        case wire.RolloutResume():
+            return _step(connection, context, act.rollout, machine.Resume(by=_operator(people)), now)
+        case wire.RolloutAbort():
+            return _step(connection, context, act.rollout, machine.Abort(by=_operator(people)), now)
+        case wire.Rollback():
+            return _rollback(connection, context, act, command.id, payload_digest, people, now)
+        case wire.Approve():
+            return _approve(connection, context, act, people, now)
+        case _:
+            assert_never(act)
+
+
+def _people(context: Context, key_ids: Iterable[str]) -> Signers:
+    """The names behind the keys, by role."""
+    known = frozenset(key_ids)
+    operators, approvers = context.authorities.operator_keys(), context.authorities.approver_keys()
+    return Signers(
+        operators=frozenset(context.authorities.name_of(key) for key in known & operators.keys()),
+        approvers=frozenset(context.authorities.name_of(key) for key in known & approvers.keys()),
+    )
+
+
+def _operator(people: Signers) -> str:
+    if not people.operators:
+        raise Untrusted("an operator must sign this", field="signatures", next_step="sign it with an operator's key")
+    return min(people.operators)
+
+
+def _new_id(connection: Connection, kind: str, command_id: str) -> str:
+    length = _ID_LENGTH
+    while storage.is_taken(connection, f"{kind}-{command_id[:length]}") and length < len(command_id):
+        length += _ID_LENGTH
+    return f"{kind}-{command_id[:length]}"
+
+
+# ---------------------------------------------------------------- rollouts
+def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: str, now: Moment) -> dict[str, Any]:
+    ref, envelope = storage.release(connection, act.pipeline, act.version, field="version")
+    payload = signing.unverified_payload(envelope, RELEASE_TYPE, size_bytes_max=ENVELOPE_BYTES_MAX)
+    release = strict_json.decode(payload, Release, what="release", size_bytes_max=ENVELOPE_BYTES_MAX)
+    standing = storage.standing(connection, act.pipeline)
+    made = planner.plan(
+        act,
+        rollout=_new_id(connection, "r", command_id),
+        release=release,
+        digest=ref.digest,
+        fleet=members(connection, act.pipeline, now=now.at),
+    )
+    made = with_previous(standing, made)
+    check_free(standing, made)
+    record = machine.planned(made, by=by, now=now)
+    check_room(standing, record, devices.regions(connection))
+    storage.save_rollout(connection, record)
+    decisions.record(
+        connection,
+        moment=now,
+        kind="rollout planned",
+        subject=record.id,
+        cause=f"planned by {by}: {made.pipeline} {ref.version} for {selector.written(made.segment)}",
+        evidence={"plan": made},
+    )
+    changes.mark(connection, "rollouts")
+    return views.rollout(connection, record.id)
+
+
+def _start(connection: Connection, context: Context, rollout_id: str, by: str, now: Moment) -> dict[str, Any]:
+    """Everything that could have changed since it was planned is asked again."""
+    record = storage.rollout(connection, rollout_id)
+    if record.state is machine.State.PLANNED:
+        standing = storage.standing(connection, record.plan.pipeline)
+        check_free(standing, record.plan)
+        check_room(standing, record, devices.regions(connection))
+        record = msgspec.structs.replace(record, plan=with_previous(standing, record.plan))
+    enact_step(connection, context, machine.step(record, machine.Start(by=by), now), now)
+    return views.rollout(connection, rollout_id)
+
+
+def _step(
+    connection: Connection, context: Context, rollout_id: str, event: machine.Event, now: Moment
+) -> dict[str, Any]:
+    enact_step(connection, context, machine.step(storage.rollout(connection, rollout_id), event, now), now)
+    return views.rollout(connection, rollout_id)
+
+
+# ---------------------------------------------------------------- rollbacks
+def _rollback(
+    connection: Connection,
+    context: Context,
+    act: wire.Rollback,
+    command_id: str,
+    payload_digest: str,
+    people: Signers,
+    now: Moment,
+) -> dict[str, Any]:
+    if act.environment is not None:
+        raise NotSupported(
+            "a rollback of an environment is not supported yet", field="environment", next_step="leave it out"
+        )
+    by = rollback_rules.requester(people)
+    release, _ = storage.release(connection, act.pipeline, act.version, field="version")
+    to = storage.release(connection, act.pipeline, act.to, field="to")[0] if act.to is not None else None
+    check_size(act.segment, field="segment")
+    fleet = Fleet()
+    fleet.refresh(connection)
+    check_known(act.segment, [one.labels for one in fleet.devices.values()], field="segment")
+    segment = conjunction(act.segment)
+    if segment is None or not any(selector.holds(segment, one.labels) for one in fleet.devices.values()):
+        raise Malformed(
+            f"no device is in the segment {selector.written(act.segment)}",
+            field="segment",
+            next_step="look at: holdfast device list --segment …",
+        )
+    standing = storage.standing(connection, act.pipeline)
+    record = Rollback(
+        id=_new_id(connection, "b", command_id),
+        pipeline=act.pipeline,
+        release=release,
+        segment=segment,
+        reason=act.reason,
+        requested_by=by,
+        request=payload_digest,
+        requested_at=now.at,
+        to=destination(standing, segment, release, to),
+    )
+    _decide(connection, record, "rollback requested", f"asked for by {by}: {act.reason}", now)
+    second = rollback_rules.second_person(people, by)
+    if second is not None:
+        return _accept(connection, context, record, second, fleet, now)
+    storage.save_rollback(connection, record)
+    changes.mark(connection, "rollbacks")
+    return views.rollback(connection, record.id)
+
+
+def _approve(
+    connection: Connection, context: Context, act: wire.Approve, people: Signers, now: Moment
+) -> dict[str, Any]:
+    record = storage.rollback(connection, act.rollback)
+    rollback_rules.check_request(record, act.request)
+    if not people.approvers:
+        raise Untrusted("an approver must sign this", field="signatures", next_step="sign it with an approver's key")
+    rollback_rules.check_waiting(record, now.at)
+    second = rollback_rules.second_person(people, record.requested_by) or record.requested_by
+    destination(storage.standing(connection, record.pipeline), record.segment, record.release, record.to)
+    fleet = Fleet()
+    fleet.refresh(connection)
+    return _accept(connection, context, record, second, fleet, now)
+
+
+def _accept(
+    connection: Connection, context: Context, record: Rollback, by: str, fleet: Fleet, now: Moment
+) -> dict[str, Any]:
+    serving = tuple(
+        sorted(
+            one.device
+            for one in fleet.devices.values()
+            if selector.holds(record.segment, one.labels) and one.serving(record.pipeline) == record.release.digest
+        )
+    )
+    done = rollback_rules.accepted(record, by=by, at=now.at, monotonic_us=now.monotonic_us, devices=serving)
+    before = storage.standing(connection, record.pipeline)
+    after, steps = after_rollback(before, done, now)
+    storage.save_rollback(connection, done)
+    documents = enact(connection, context, record.pipeline, before, after, steps, now)
+    accepted = f"asked for by {done.requested_by}, approved by {by}: {done.reason}"
+    _decide(connection, done, "rollback accepted", accepted, now, **documents)
+    changes.mark(connection, "rollbacks")
+    return views.rollback(connection, record.id)
+
+
+def _decide(connection: Connection, record: Rollback, what: str, why: str, now: Moment, **more: list[str]) -> None:
+    decisions.record(
+        connection,
+        moment=now,
+        kind=what,
+        subject=record.id,
+        cause=why,
+        evidence={
+            "pipeline": record.pipeline,
+            "release": record.release,
+            "to": record.to,
+            "segment": selector.written(record.segment),
+            "request": record.request,
+            "devices": record.returning.devices,
+            **more,
+        },
+    )
+
+
+def refuse_overdue(connection: Connection, now: Moment) -> None:
+    """Requests that nobody approved in time, refused for good."""
+    for record in storage.rollbacks(connection, states=(rollback_rules.State.WAITING,)):
+        if rollback_rules.overdue(record, now.at):
+            done = rollback_rules.refused(record, "nobody approved it in time")
+            storage.save_rollback(connection, done)
+            _decide(connection, done, "rollback refused", done.why, now)
+            changes.mark(connection, "rollbacks")

@@ -1,0 +1,191 @@
+"""What the devices of a rollout did since its current wave was released: counted once, then only what is new.
+
+Everything here can be counted again from the tables, so a restart begins with an empty memory and loses nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from holdfast_server.core.authority import Authority, authority_of
+from holdfast_server.core.plan import KIND, KIND_DEFAULT, Wave
+from holdfast_server.core.rollout import SECOND_US, Moment, Rollout
+from holdfast_server.core.standing import Condemnation
+from holdfast_server.core.verdict import DeviceEvidence, WaveVerdict, judge_wave
+from holdfast_server.rollouts.fleet import Device, Fleet
+from holdfast_server.store import schema
+from holdfast_shared import selector
+from holdfast_shared.histogram import Histogram
+from holdfast_shared.judgement import Judgement, judge
+from holdfast_shared.wire.report import Window
+
+# A window's time is taken before its transaction commits. One that becomes visible later than this is counted only after a
+# restart; until then its device has less evidence, which never passes anything.
+LAG_US: Final = 2_000_000
+# Events by which a device says that it left a release for the release's own fault.
+LEFT: Final = ("fell_back", "condemned_here", "self_test_failed")
+_latency: Final[msgspec.json.Decoder[Histogram]] = msgspec.json.Decoder(Histogram)
+
+
+class _Counts:
+    """One device's requests to the release since the wave was released."""
+
+    __slots__ = ("bins", "errors", "judgements", "nulls", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.errors = self.nulls = 0
+        self.bins: dict[int, int] = {}
+        self.judgements: tuple[Judgement, ...] | None = None
+
+    def add(self, requests: int, errors: int, nulls: int, latency: Histogram) -> None:
+        self.requests += requests
+        self.errors += errors
+        self.nulls += nulls
+        for index, count in latency.bins:
+            self.bins[index] = self.bins.get(index, 0) + count
+        self.judgements = None
+
+    def judged(self, rollout: Rollout) -> tuple[Judgement, ...]:
+        """Against every gate; asked again only after something was added."""
+        if self.judgements is None:
+            window = Window(
+                window=0,
+                pipeline=rollout.plan.pipeline,
+                release=rollout.plan.release,
+                environment="system",
+                opened_at=0,
+                closed_at=0,
+                requests=self.requests,
+                errors=self.errors,
+                nulls=self.nulls,
+                latency=Histogram(tuple(sorted(self.bins.items()))),
+            )
+            self.judgements = tuple(
+                judge(gate.metric, gate.threshold, window, rollout.plan.requests_min) for gate in rollout.plan.gates
+            )
+        return self.judgements
+
+
+class Evidence:
+    """Of one rollout. `verdict` brings it up to date and judges the current wave."""
+
+    __slots__ = ("_cohort", "_cohort_of", "_counts", "_events_until", "_failures", "_seen", "_until", "_wave")
+
+    def __init__(self) -> None:
+        self._wave = 0
+        self._counts: dict[str, _Counts] = {}
+        self._seen: dict[tuple[str, str, int], int] = {}  # windows of the last moments, so that none counts twice
+        self._until = 0
+        self._events_until = 0
+        self._failures: dict[str, str] = {}
+        self._cohort: dict[str, tuple[bool, bool]] = {}
+        self._cohort_of: tuple[int, int, int] = (-1, -1, -1)
+
+    def verdict(
+        self,
+        connection: Connection,
+        rollout: Rollout,
+        condemned: tuple[Condemnation, ...],
+        fleet: Fleet,
+        now: Moment,
+    ) -> WaveVerdict | None:
+        """The verdict on the current wave; None while none is released."""
+        wave = rollout.current
+        if wave is None:
+            return None
+        released_at = rollout.waves[wave.number - 1].released_at or now.at
+        if wave.number != self._wave:
+            self._wave, self._until = wave.number, released_at
+            self._counts.clear()
+            self._seen.clear()
+        self._find_cohort(rollout, wave, condemned, fleet)
+        self._read_windows(connection, rollout, released_at)
+        self._read_events(connection, rollout)
+        devices = [
+            self._of(device, flags, rollout, fleet.online(device, now.at))
+            for name, flags in self._cohort.items()
+            if (device := fleet.devices.get(name)) is not None
+        ]
+        soaked = now.at >= released_at + rollout.plan.soak_s * SECOND_US
+        return judge_wave(wave, [(gate.metric, gate.threshold) for gate in rollout.plan.gates], devices, soaked=soaked)
+
+    def _find_cohort(self, rollout: Rollout, wave: Wave, condemned: tuple[Condemnation, ...], fleet: Fleet) -> None:
+        """All reached devices, and of each whether it is in this wave and new in it; not those it was taken back from."""
+        key = (wave.number, fleet.version, len(condemned))
+        if key == self._cohort_of:
+            return
+        taken = [one.match for one in condemned if one.release.digest == rollout.plan.release.digest]
+        found: dict[str, tuple[bool, bool]] = {}
+        for name, device in fleet.devices.items():
+            if any(selector.holds(match, device.labels) for match in taken):
+                continue
+            inside = [
+                one.number for one in rollout.plan.waves[: wave.number] if one.reaches(rollout.id, name, device.labels)
+            ]
+            if inside:
+                found[name] = (inside[-1] == wave.number, inside[0] == wave.number)
+        self._cohort, self._cohort_of = found, key
+
+    def _read_windows(self, connection: Connection, rollout: Rollout, released_at: int) -> None:
+        table = schema.windows
+        since = max(released_at, self._until - LAG_US)
+        rows = connection.execute(
+            select(
+                table.c.device,
+                table.c.incarnation,
+                table.c.window,
+                table.c.requests,
+                table.c.errors,
+                table.c.nulls,
+                table.c.latency,
+                table.c.received_at,
+            ).where(
+                table.c.pipeline == rollout.plan.pipeline,
+                table.c.release_digest == rollout.plan.release.digest,
+                table.c.received_at > since,
+            )
+        )
+        for row in rows:
+            key = (row.device, row.incarnation, row.window)
+            if key in self._seen:
+                continue
+            self._seen[key] = row.received_at
+            self._until = max(self._until, row.received_at)
+            counts = self._counts.setdefault(row.device, _Counts())
+            counts.add(row.requests, row.errors, row.nulls, _latency.decode(row.latency))
+        self._seen = {key: at for key, at in self._seen.items() if at > self._until - 2 * LAG_US}
+
+    def _read_events(self, connection: Connection, rollout: Rollout) -> None:
+        table = schema.device_events
+        rows = connection.execute(
+            select(table.c.id, table.c.device, table.c.kind, table.c.code).where(
+                table.c.pipeline == rollout.plan.pipeline,
+                table.c.release_digest == rollout.plan.release.digest,
+                table.c.kind.in_(LEFT),
+                table.c.received_at >= (rollout.started_at or 0),
+                table.c.id > self._events_until,
+            )
+        )
+        for row in rows:
+            self._events_until = max(self._events_until, row.id)
+            code = row.code or row.kind
+            if row.device not in self._failures or authority_of(code) is Authority.AUTOMATIC:
+                self._failures[row.device] = code
+
+    def _of(self, device: Device, flags: tuple[bool, bool], rollout: Rollout, online: bool) -> DeviceEvidence:
+        plan = rollout.plan
+        counts = self._counts.get(device.device)
+        code = self._failures.get(device.device) or device.condemned_here(plan.pipeline, plan.release.digest) or ""
+        return DeviceEvidence(
+            device=device.device,
+            kind=device.labels.get(KIND, KIND_DEFAULT),
+            in_wave=flags[0],
+            added=flags[1],
+            online=online,
+            serving=device.serving(plan.pipeline) == plan.release.digest,
+            judgements=counts.judged(rollout) if counts is not None else (),
+            failure=code if authority_of(code) is Authority.AUTOMATIC else "",
+        )
