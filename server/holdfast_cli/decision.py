@@ -22,10 +22,9 @@ def decisions(session: Session, after: int | None, limit: int) -> None:
         output.as_json(found)
         return
     for item in found["decisions"]:
-        click.echo(
-            f"{click.style(output.ago(item['at']).rjust(10), dim=True)}  {click.style(output.plain(item['what']), bold=True)}"
-            f"  {output.plain(item.get('why'))}"
-        )
+        when = click.style(output.ago(item["at"]).rjust(10), dim=True)
+        what = click.style(output.plain(f"{item['what']} {item.get('subject') or ''}"), bold=True)
+        click.echo(f"{when}  {what}  {output.plain(item.get('why'))}")
         if item.get("evidence"):
             click.echo(
                 click.style(f"            {output.plain(json.dumps(item['evidence'], ensure_ascii=False))}", dim=True)

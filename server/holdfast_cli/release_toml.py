@@ -197,6 +197,10 @@ def _reserved(described: ReleaseToml) -> list[Fault]:
         later("requires", "leave it out, and order the rollouts by hand")
     if described.reference is not None:
         later("reference", "drift is not watched; leave it out")
+    if described.previous_may_go:
+        later("previous_may_go", "`previous` is always kept; leave it out")
+    if described.agent_version_min is not None:
+        later("agent_version_min", "leave it out")
     if len(described.model.variants) > 1:
         later("model.variants", "one variant a model; publish the others as models of their own")
     for index, variant in enumerate(described.model.variants):

@@ -156,6 +156,14 @@ CASES = [
         "not supported yet",
         NotSupported,
     ),
+    Case(
+        "minimum agent",
+        'version = "1.0.0"\ndescription',
+        'version = "1.0.0"\nagent_version_min = "2.0.0"\ndescription',
+        "agent_version_min",
+        "not supported yet",
+        NotSupported,
+    ),
     Case("not TOML", "[trial]", "[trial", "release.toml", "is not TOML"),
 ]
 

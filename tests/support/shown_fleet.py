@@ -35,7 +35,8 @@ class ShownFleet:
         self.decision_list: list[Any] = [
             {
                 "number": 7,
-                "what": "rollout ro-3 halted",
+                "what": "rollout-halted",
+                "subject": "ro-3",
                 "why": "3 of 3 judged device(s) fail: null-output",
                 "evidence": {"chance": 0.000008, "failing": ["eu-west-000"], "gate": "null_rate"},
                 "at": NOW,
@@ -43,7 +44,8 @@ class ShownFleet:
             },
             {
                 "number": 6,
-                "what": "wave 1 of ro-3 released",
+                "what": "wave-released",
+                "subject": "ro-3",
                 "why": "started by anna",
                 "evidence": None,
                 "at": NOW,

@@ -71,6 +71,7 @@ expected_uploads: Final = Table(
     metadata,
     Column("digest", Text, primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
+    Column("weights", Text, nullable=False),  # JSON: what the file is declared to be, if it is weights; else null
     Column("expires_at", BigInteger, nullable=False),
 )
 

@@ -1,0 +1,134 @@
+"""What a gateway and a worker say to each other: frames over a stream socket, and the version of both.
+
+A worker of another environment may be older or newer than the gateway: the first thing a worker sends is `Hello` with its
+version. Version 1, all integers big-endian:
+
+    frame     = length u32 (of what follows) ‖ kind u8 ‖ body
+    control   = JSON of one of the types below                                                       (kinds HELLO … STOP)
+    ask       = id u64 ‖ wants_binary u8 ‖ header_length u32 ‖ body of the HTTP request              (kind ASK)
+    answer    = id u64 ‖ outcome u8 ‖ header_length u32 ‖ compute_us u32 ‖ body of the HTTP response (kind ANSWER)
+
+`header_length` is the `Inference-Header-Content-Length` of the binary tensor extension, or NO_HEADER when the whole body is
+JSON. A body goes through as it came: the gateway never needs numpy, and a request that one slot could not answer is sent to
+the other as the same bytes. A worker answers in the order it was asked, so a gateway may ask ahead, and the oldest
+unanswered request is the one that a crash or a hang belongs to.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from holdfast_shared.wire.release import Tensor
+
+VERSION: Final = 1
+# A length, then what it counts. A larger frame is a peer that lost its place in the stream.
+LENGTH: Final = struct.Struct(">I")
+FRAME_BYTES_MAX: Final = 1024**3 + 64
+NO_HEADER: Final = 0xFFFFFFFF
+# Length and kind go with the head, so that a frame leaves in one write: head ‖ body.
+ASK_HEAD: Final = struct.Struct(">IBQBI")
+ANSWER_HEAD: Final = struct.Struct(">IBQBII")
+
+
+class Kind(IntEnum):
+    HELLO = 1  # worker: its version, once, before anything else
+    LOAD = 2  # gateway: what to load, once
+    READY = 3  # worker: loaded, self-tested and warm
+    FAILED = 4  # worker: it could not; it exits afterwards
+    STOP = 5  # gateway: answer what was asked, then exit
+    ASK = 6
+    ANSWER = 7
+
+
+class Outcome(IntEnum):
+    """What became of one request. Only OK and NULL have outputs in their body; the others have `{"error": …}`."""
+
+    OK = 0
+    NULL = 1  # an output is missing, empty, not finite, or the declared sentinel: the body has the outputs all the same
+    INPUT_FAULT = 2  # the request's own fault (HTTP 400): no other slot would answer it
+    ERROR = 3  # the model raised
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
+    pid: int
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load: a release by the digest of its manifest, and the folders to read it from (by digest, verified)."""
+
+    pipeline: str
+    release: str
+    environment: str
+    manifests: str
+    blobs: str
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """`inputs` and `outputs` are the release's tensors; `fingerprint` what the environment measures of itself."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    fingerprint: dict[str, str]
+    load_ms: float
+    self_test_cases: int
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """A stable failure code: `damaged-blob`, `load-failed`, `self-test-failed`, `not-supported`; and what was seen."""
+
+    code: Literal["damaged-blob", "load-failed", "self-test-failed", "not-supported"]
+    detail: str
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Ask(NamedTuple):
+    id: int
+    wants_binary: bool
+    header_length: int
+    body: memoryview
+
+
+class Answer(NamedTuple):
+    id: int
+    outcome: Outcome
+    header_length: int
+    compute_us: int
+    body: memoryview
+
+
+def control(kind: Kind, message: Hello | Load | Ready | Failed | Stop) -> bytes:
+    """A control frame."""
+    body = msgspec.json.encode(message)
+    return LENGTH.pack(1 + len(body)) + bytes([kind]) + body
+
+
+def ask_head(request: int, *, wants_binary: bool, header_length: int, body_bytes: int) -> bytes:
+    """What goes before the request's body."""
+    return ASK_HEAD.pack(ASK_HEAD.size - LENGTH.size + body_bytes, Kind.ASK, request, wants_binary, header_length)
+
+
+def answer_head(request: int, outcome: Outcome, *, header_length: int, compute_us: int, body_bytes: int) -> bytes:
+    """What goes before the response's body."""
+    return ANSWER_HEAD.pack(
+        ANSWER_HEAD.size - LENGTH.size + body_bytes, Kind.ANSWER, request, outcome, header_length, compute_us
+    )
+
+
+def read_ask(frame: memoryview) -> Ask:
+    """From a whole frame, its length included."""
+    _, _, request, wants_binary, header_length = ASK_HEAD.unpack_from(frame)
+    return Ask(request, bool(wants_binary), header_length, frame[ASK_HEAD.size :])
+
+
+def read_answer(frame: memoryview) -> Answer:
+    """From a whole frame, its length included."""
+    _, _, request, outcome, header_length, compute_us = ANSWER_HEAD.unpack_from(frame)
+    return Answer(request, Outcome(outcome), header_length, compute_us, frame[ANSWER_HEAD.size :])

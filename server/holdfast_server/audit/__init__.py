@@ -1,0 +1,1 @@
+"""What the server decided, why, and on what evidence: kept for ever."""

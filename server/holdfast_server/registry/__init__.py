@@ -1,0 +1,1 @@
+"""Models, releases and memberships: signed by others, checked here, never changed afterwards."""

@@ -1,0 +1,143 @@
+"""What a manifest must satisfy beyond its form, and what is reserved for later and refused where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from holdfast_shared.errors import Malformed, Missing, NotSupported
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+from holdfast_shared.wire.release import ModelVersion, Release, Stage, Variant
+
+METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate"})
+RUNTIMES_BUILT: Final = frozenset({"onnx"})
+_REQUEST: Final = "request"
+
+
+def check_model(model: ModelVersion) -> None:
+    """Raises NotSupported or Malformed that names the field."""
+    _check_critical(model.critical, ModelVersion.__struct_fields__)
+    if len(model.variants) > 1:
+        raise NotSupported(
+            "more than one variant of a model is not supported yet",
+            field="variants",
+            next_step="publish one variant; name another target's model otherwise",
+        )
+    for index, variant in enumerate(model.variants):
+        _check_variant(variant, f"variants[{index}]")
+
+
+def check_release(release: Release, models: Mapping[str, ModelVersion]) -> None:
+    """Raises NotSupported, Missing or Malformed that names the field. `models`: those that are published, by digest."""
+    _check_critical(release.critical, Release.__struct_fields__)
+    for refused, field, what, then in (
+        (
+            release.environments != (SYSTEM_ENVIRONMENT,),
+            "environments",
+            "an environment other than `system`",
+            "leave it at system",
+        ),
+        (len(release.stages) > 1, "stages", "more than one stage", "publish one stage; chain pipelines yourself"),
+        (bool(release.requires), "requires", "requiring another pipeline", "leave it out"),
+        (release.reference is not None, "reference", "a reference for drift", "leave it out"),
+        (release.previous_may_go, "previous_may_go", "giving up `previous` for space", "leave it out"),
+        (release.agent_version_min is not None, "agent_version_min", "a minimum agent version", "leave it out"),
+    ):
+        if refused:
+            raise NotSupported(f"{what} is not supported yet", field=field, next_step=then)
+    for index, guardrail in enumerate(release.guardrails):
+        if guardrail.metric not in METRICS_BUILT:
+            raise NotSupported(
+                f"a guardrail on {guardrail.metric} is not supported yet",
+                field=f"guardrails[{index}].metric",
+                next_step=f"use one of {', '.join(sorted(METRICS_BUILT))}",
+            )
+    _check_wiring(release, models)
+
+
+def _check_critical(critical: Iterable[str], understood: Iterable[str]) -> None:
+    unknown = sorted(set(critical) - set(understood))
+    if unknown:
+        raise NotSupported(
+            f"it calls {', '.join(unknown)} critical, which this server does not know",
+            field="critical",
+            next_step="update the server, or leave the field out",
+        )
+
+
+def _check_variant(variant: Variant, path: str) -> None:
+    if variant.runtime not in RUNTIMES_BUILT:
+        raise NotSupported(
+            f"the runtime {variant.runtime} is not supported yet",
+            field=f"{path}.runtime",
+            next_step=f"use {', '.join(sorted(RUNTIMES_BUILT))}",
+        )
+    weights = [file.path for file in variant.files if file.role == "weights"]
+    if len(weights) != 1:
+        raise Malformed(
+            f"a variant of runtime onnx has one file of role weights, this one {len(weights)}",
+            field=f"{path}.files",
+            next_step="name one ONNX file; external data is not supported",
+        )
+    for field, names in (
+        ("files", [file.path for file in variant.files]),
+        ("inputs", [tensor.name for tensor in variant.inputs]),
+        ("outputs", [tensor.name for tensor in variant.outputs]),
+    ):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise Malformed(f"{twice[0]!r} stands there twice", field=f"{path}.{field}", next_step="name each once")
+
+
+def _check_wiring(release: Release, models: Mapping[str, ModelVersion]) -> None:
+    answers: set[str] = set()
+    for index, stage in enumerate(release.stages):
+        path = f"stages[{index}]"
+        model = _model_of(stage, models, f"{path}.model")
+        variant = model.variants[0]
+        needed = {tensor.name for tensor in variant.inputs}
+        if set(stage.inputs) != needed:
+            raise Malformed(
+                f"model {model.name} takes {', '.join(sorted(needed))}; wired are {', '.join(sorted(stage.inputs)) or 'none'}",
+                field=f"{path}.inputs",
+                next_step="wire each input of the model once",
+            )
+        for name, source in stage.inputs.items():
+            if source.partition(".")[0] != _REQUEST or not source.partition(".")[2]:
+                raise Malformed(
+                    f"{source!r} is no source for an input",
+                    field=f"{path}.inputs.{name}",
+                    next_step="write request.<name of the request's tensor>",
+                )
+        answers |= {f"{stage.name}.{tensor.name}" for tensor in variant.outputs}
+    for name, source in release.outputs.items():
+        if source not in answers:
+            raise Malformed(
+                f"no stage has the output {source!r}; there are {', '.join(sorted(answers))}",
+                field=f"outputs.{name}",
+                next_step="write <stage>.<output of its model>",
+            )
+    for name in release.sentinels:
+        if name not in release.outputs:
+            raise Malformed(
+                f"{name!r} is no output of the release",
+                field=f"sentinels.{name}",
+                next_step=f"use one of {', '.join(sorted(release.outputs))}",
+            )
+
+
+def _model_of(stage: Stage, models: Mapping[str, ModelVersion], path: str) -> ModelVersion:
+    model = models.get(stage.model.digest)
+    if model is None:
+        raise Missing(
+            f"no model {stage.model.name} {stage.model.version} with digest {stage.model.digest} is published",
+            field=f"{path}.digest",
+            next_step="publish the model first; `holdfast publish` does both",
+        )
+    if (model.name, model.version) != (stage.model.name, stage.model.version):
+        raise Malformed(
+            f"{stage.model.digest} is {model.name} {model.version}, not {stage.model.name} {stage.model.version}",
+            field=path,
+            next_step="name the model as it was published",
+        )
+    return model
