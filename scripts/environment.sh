@@ -39,7 +39,9 @@ make_environment() {
 # need_program PROGRAM PACKAGE: installs PACKAGE with apt-get when PROGRAM is missing and we may; else says the exact command.
 need_program() {
   local program=$1 package=$2 as_root=()
-  PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null 2>&1 && return
+  # Debian keeps servers where not every PATH looks.
+  local elsewhere; elsewhere=$(printf ':%s' /usr/sbin /sbin /usr/lib/postgresql/*/bin)
+  PATH="$PATH$elsewhere" command -v "$program" >/dev/null 2>&1 && return
   command -v apt-get >/dev/null 2>&1 || fail "$program is missing. Install the package that brings it (Debian: $package)."
   if [ "$(id -u)" -ne 0 ]; then
     if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then as_root=(sudo -n)
