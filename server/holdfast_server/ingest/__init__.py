@@ -1,0 +1,1 @@
+"""Reports of devices: verified, counted once, and in the tables before they are acknowledged."""
