@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -58,7 +59,8 @@ class Ground:
             )
 
 
-def grounds(tmp_path: Path) -> Iterator[Ground]:
+@contextlib.contextmanager
+def sqlite_ground(tmp_path: Path) -> Iterator[Ground]:
     """On SQLite, closed at the end."""
     ground = Ground(sqlite_url(tmp_path / "server.db"))
     try:
@@ -67,7 +69,8 @@ def grounds(tmp_path: Path) -> Iterator[Ground]:
         ground.database.close()
 
 
-def postgres_grounds(url: str) -> Iterator[Ground]:
+@contextlib.contextmanager
+def postgres_ground(url: str) -> Iterator[Ground]:
     """On PostgreSQL, in a schema of its own that is dropped at the end."""
     name = f"ingest_{time.monotonic_ns()}"
     whole = Database(parse_url(url))

@@ -29,23 +29,26 @@ from support.reporting import (
     event,
     eventually,
     everything,
-    grounds,
-    postgres_grounds,
+    postgres_ground,
     slot,
+    sqlite_ground,
 )
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     if request.param == "sqlite":
-        yield from grounds(tmp_path)
+        with sqlite_ground(tmp_path) as made:
+            yield made
     else:
-        yield from postgres_grounds(request.getfixturevalue("postgres_url"))
+        with postgres_ground(request.getfixturevalue("postgres_url")) as made:
+            yield made
 
 
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Iterator[Ground]:
-    yield from grounds(tmp_path)
+    with sqlite_ground(tmp_path) as made:
+        yield made
 
 
 class Feed:
@@ -341,7 +344,7 @@ def test_while_the_database_is_away_nothing_is_acknowledged_and_nothing_is_lost(
     monkeypatch.setattr(database_module, "BUSY_TIMEOUT_MS", 20)
     monkeypatch.setattr(intake_module, "RETRY_S", 0.02)
     acknowledged = threading.Event()
-    for ground in grounds(tmp_path):
+    with sqlite_ground(tmp_path) as ground:
         device = Reporter().enrol(ground.database)
         with Feed(ground) as feed:
             with ground.database.engine.execution_options(holdfast_begin="BEGIN IMMEDIATE").begin():
