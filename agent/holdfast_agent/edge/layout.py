@@ -35,6 +35,11 @@ class StateFolder:
         return self.root / "partial"
 
     @property
+    def fetch_lock(self) -> Path:
+        """Held by whoever adds to blobs and manifests or deletes of them: one fetch, or one collection of garbage."""
+        return self.root / "fetch.lock"
+
+    @property
     def spool(self) -> Path:
         return self.root / "spool.db"
 
@@ -57,3 +62,11 @@ class StateFolder:
     def manifest(self, digest: str) -> Path:
         """The DSSE envelope whose payload has that digest: of a release or of a model."""
         return self.manifests / hex_of(digest)
+
+    def partial_blob(self, digest: str) -> Path:
+        """The first bytes of a blob, as far as they came."""
+        return self.partial / hex_of(digest)
+
+    def partial_manifest(self, digest: str) -> Path:
+        """The verified manifest of a release or model whose blobs are still coming."""
+        return self.partial / f"manifest-{hex_of(digest)}"
