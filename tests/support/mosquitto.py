@@ -19,7 +19,9 @@ START_S: Final = 15.0
 class Mosquitto:
     """`stop` and `start` keep the port: for tests of what happens while the broker is away."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, more: str = "") -> None:
+        """`more`: further lines of its configuration."""
+        self._more = more
         self._program = need_program("mosquitto", "mosquitto")
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -30,7 +32,9 @@ class Mosquitto:
 
     def start(self) -> None:
         configuration = self._folder / "mosquitto.conf"
-        configuration.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n")
+        configuration.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\n{self._more}"
+        )
         with (self._folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, "-c", configuration], stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
@@ -48,9 +52,9 @@ class Mosquitto:
 
 
 @contextlib.contextmanager
-def running_mosquitto() -> Iterator[Mosquitto]:
+def running_mosquitto(*, more: str = "") -> Iterator[Mosquitto]:
     with tempfile.TemporaryDirectory(prefix="holdfast-mosquitto-") as folder:
-        broker = Mosquitto(Path(folder))
+        broker = Mosquitto(Path(folder), more=more)
         broker.start()
         try:
             yield broker

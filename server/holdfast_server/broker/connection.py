@@ -131,6 +131,9 @@ class Connection:
         if self._ended.wait(CLOSE_S):
             with contextlib.suppress(AttributeError):  # paho's thread may end, and forget itself, while paho joins it
                 self._client.loop_stop()
+            # Without a way back to us, the client goes as soon as we do, and closes the sockets that only it knows.
+            self._client.on_connect = self._client.on_subscribe = None
+            self._client.on_message = self._client.on_disconnect = None
 
     def publish(
         self,
