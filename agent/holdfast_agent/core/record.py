@@ -84,7 +84,10 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """An accepted assignment: its envelope as it came, and its order, which never decreases."""
+    """An accepted assignment: its envelope as it came, and its order, which never decreases.
+
+    Of a region that the device has left the envelope is in the end empty: only the order is remembered.
+    """
 
     scope: str
     pipeline: str
@@ -95,12 +98,19 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `incarnation` is random per state directory; `number` is the next report's."""
+    """All of it. `incarnation` is random per state directory; no report had `number` yet, nor one above it.
+
+    `boots` counts the agent's starts. A gateway process (`gateway`, random) numbers its windows from nothing; ours go on from
+    `windows_from`, and none was `windows_next` yet: a window's number is reported once, whatever restarts.
+    """
 
     format: int = FORMAT
     incarnation: str
     number: int = 0
     boots: int = 0
+    gateway: str = ""
+    windows_from: int = 0
+    windows_next: int = 0
     pipelines: dict[str, PipelineRecord] = {}
     documents: tuple[StoredDocument, ...] = ()
 

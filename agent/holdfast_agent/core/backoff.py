@@ -1,0 +1,20 @@
+"""How long a failed fetch waits: full jitter, so that a fleet that failed together does not come back together.
+
+Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+BASE_US: Final = 4 * SECOND_US
+CAP_US: Final = 24 * 3600 * SECOND_US
+# At once would be a busy loop when the draw is next to nothing.
+LEAST_US: Final = SECOND_US // 2
+
+
+def delay_us(failures: int, draw: float) -> int:
+    """The wait after so many failures in a row; `draw` lies in [0, 1)."""
+    ceiling = min(CAP_US, BASE_US * 2 ** min(failures, 40))
+    return max(LEAST_US, int(ceiling * draw))

@@ -1,0 +1,143 @@
+"""What a device means to do of one pipeline, from its documents and its slots: `assign`'s decision, and what stands in its way.
+
+The decision is never stored. It is computed again at every event, so what supersedes work under way is a changed decision,
+never a newer document that decides the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from holdfast_agent.core.acceptance import not_understood
+from holdfast_agent.core.device import Device, Goal
+from holdfast_agent.core.events import Moment
+from holdfast_agent.core.record import PipelineRecord, State
+from holdfast_shared.assign import Decision, Target, View, assign, attempt_allowed, condemned, condemned_by_documents
+from holdfast_shared.semver import Version
+
+# A slot whose worker fails with this has bad bytes, not a bad model: nothing is condemned, and the bytes are fetched again.
+DAMAGED: Final = "damaged-blob"
+
+
+def view_of(device: Device, name: str) -> View:
+    pipeline = device.record.pipeline(name)
+    return View(
+        device=device.own.membership.device,
+        labels=device.own.membership.selectable,
+        current=pipeline.current,
+        previous=pipeline.previous,
+        candidate=pipeline.candidate if pipeline.state is State.TRIAL else None,
+        condemned_here=pipeline.condemned_here,
+    )
+
+
+def decision_of(device: Device, name: str) -> Decision:
+    return assign(device.documents_of(name), view_of(device, name))
+
+
+def allowed(device: Device, name: str, target: Target | None) -> bool:
+    """Whether there is such a target and it is condemned neither by a document nor here."""
+    return target is not None and not condemned(device.documents_of(name), view_of(device, name), target)
+
+
+def usable(device: Device, name: str, target: Target | None) -> bool:
+    """Whether the device may turn to this slot: allowed, and its worker has not failed as far as we know."""
+    return allowed(device, name, target) and not device.gateway.failed(name, target)
+
+
+def refuge_of(device: Device, name: str) -> Target | None:
+    """The other good slot, which answers what the serving one cannot. A condemned release answers nothing."""
+    pipeline = device.record.pipeline(name)
+    serving = pipeline.serving
+    for slot in (pipeline.current, pipeline.previous):
+        if slot is not None and serving is not None and slot.key != serving.key and allowed(device, name, slot):
+            return slot
+    return None
+
+
+def attempt_of(device: Device, name: str, target: Target) -> int:
+    """The attempt number at which a condemnation of the release here and now is recorded."""
+    return attempt_allowed(device.documents_of(name), view_of(device, name), target.release.digest)
+
+
+def incident_of(device: Device, name: str, target: Target) -> str:
+    """The incident for which a document condemns the target, or nothing."""
+    view = view_of(device, name)
+    alone = (
+        msgspec.structs.replace(document, condemned=(entry,))
+        for document in device.documents_of(name)
+        for entry in document.condemned
+    )
+    return next((one.condemned[0].incident for one in alone if condemned_by_documents([one], view, target)), "")
+
+
+def goal_of(device: Device, name: str, decision: Decision) -> Goal | None:
+    """The first thing that is missing: what should serve, a slot's damaged bytes, the standby, what is to be staged."""
+    pipeline = device.record.pipeline(name)
+    if decision.serve is not None and not _is(pipeline.current, decision.serve):
+        return Goal("serve", decision.serve)
+    for slot in (pipeline.current, pipeline.previous):
+        if slot is not None and _damaged(device, name, slot):
+            return Goal("repair", slot)
+    if decision.standby is not None and pipeline.current is not None:
+        wanted = not _is(pipeline.current, decision.standby) and not _is(pipeline.previous, decision.standby)
+        if wanted and not allowed(device, name, pipeline.previous):
+            return Goal("standby", decision.standby)
+    staged = device.live_of(name).staged | {slot.key for slot in (pipeline.current, pipeline.previous) if slot}
+    return next((Goal("stage", target) for target in decision.stage if target.key not in staged), None)
+
+
+def obstacle(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> str:
+    """What stands in the way of going forward, in words, or nothing. Going back never asks here."""
+    if goal.purpose == "repair":
+        return ""
+    for document in device.documents_of(name):
+        unknown = not_understood(document)
+        if unknown:
+            return f"the document of {document.scope.key} calls critical what this agent does not know: {', '.join(unknown)}"
+        if document.rules and document.not_after < now.at:
+            return f"the document of {document.scope.key} has expired"
+        if document.floor is not None and Version(goal.target.release.version) < Version(document.floor):
+            return f"{goal.target.release.version} is below the floor {document.floor}"
+    release = device.release_of(goal.target)
+    needed = release.agent_version_min if release is not None else None
+    if needed is not None and Version(device.own.agent_version) < Version(needed):
+        return f"the release needs an agent of version {needed}; this one is {device.own.agent_version}"
+    return "" if goal.purpose != "serve" else _obstacle_to_serving(decision, now)
+
+
+def _obstacle_to_serving(decision: Decision, now: Moment) -> str:
+    if decision.requests is not None:
+        return "the rule gives it a share of the requests, which this agent cannot do yet"
+    if decision.urgent:
+        return ""  # what serves is condemned: windows and spread do not apply
+    if decision.not_before is not None and decision.not_before > now.at:
+        return "the rule's not_before has not come yet"
+    if decision.windows is not None or decision.spread_s is not None:
+        return "the rule has windows or a spread, which this agent cannot keep yet"
+    return ""
+
+
+def wanted_digests(device: Device, name: str) -> set[str]:
+    """Every release that a slot names or the decision may soon need: what must not be deleted."""
+    pipeline, decision = device.record.pipeline(name), decision_of(device, name)
+    return {
+        target.release.digest
+        for target in (*_slots(pipeline), decision.serve, decision.standby, *decision.stage)
+        if target
+    }
+
+
+def _slots(pipeline: PipelineRecord) -> tuple[Target | None, ...]:
+    return (pipeline.current, pipeline.previous, pipeline.candidate)
+
+
+def _is(slot: Target | None, target: Target) -> bool:
+    return slot is not None and slot.key == target.key
+
+
+def _damaged(device: Device, name: str, slot: Target) -> bool:
+    status = device.gateway.slot(name, slot)
+    return status is not None and status.state == "failed" and status.code == DAMAGED

@@ -1,0 +1,308 @@
+"""The life of a release on a device: one step of one pipeline's machine at a time, until nothing more follows.
+
+idle → fetching → staged → self_testing → trial → idle, and from any of them → falling_back → idle. The table of states is in
+`slots`, what leads back in `departure`; here is what leads forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, assert_never
+
+import msgspec
+
+from holdfast_agent.core import backoff, departure, slots
+from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
+from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
+from holdfast_agent.core.events import FetchEnded, Moment
+from holdfast_agent.core.guardrails import breach_of
+from holdfast_agent.core.intent import DAMAGED, allowed, decision_of, goal_of, obstacle, usable, wanted_digests
+from holdfast_agent.core.record import State
+from holdfast_gateway.control import CloseWindows, RetryLoad, Tallied
+from holdfast_shared.assign import Decision
+from holdfast_shared.wire.release import Limits
+
+# The fetch has deadlines of its own; this one holds even for a fetch that has lost its mind.
+FETCH_DEADLINE_US: Final = 6 * 3600 * SECOND_US
+# The gateway keeps the release's load deadline; past that and this it has forgotten to tell us.
+SELF_TEST_GRACE_US: Final = 30 * SECOND_US
+# What the gateway needs to close its windows and hand them over, before a trial is called unproven.
+COUNT_GRACE_US: Final = 2 * SECOND_US
+# A restarted agent hears of a breach within a second: a trial that ended meanwhile is not committed before.
+RESUMED_SOAK_US: Final = 3 * SECOND_US
+# Failures that say nothing against the release: its bytes rotted here, or this device cannot run it.
+NOT_ITS_FAULT: Final = frozenset({DAMAGED, "not-supported", "unfit"})
+
+
+def advance(device: Device, name: str, now: Moment) -> Device:
+    """The next change of the pipeline, or the very same device when there is none."""
+    pipeline, decision = device.record.pipeline(name), decision_of(device, name)
+    if decision.remove:
+        return _remove(device, name, now)
+    if decision.urgent:
+        turned = departure.turn_back(device, name, decision, now)
+        if turned is not device:
+            return turned
+    else:
+        left = _answer_failure(device, name, now)
+        if left is not device:
+            return left
+    match pipeline.state:
+        case State.IDLE:
+            return _begin(departure.reload_failed(device, name, now), name, decision, now)
+        case State.FETCHING | State.STAGED | State.SELF_TESTING:
+            return _work(device, name, decision, now)
+        case State.TRIAL:
+            return _trial(device, name, decision, now)
+        case State.FALLING_BACK:
+            return departure.confirm(device, name, now)
+        case State.SHADOWING:  # no rule of this version leads here
+            return device
+        case _ as impossible:
+            assert_never(impossible)
+
+
+def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
+    """After a fetch. One that is not the fetch under way is late, and changes nothing."""
+    name, live = ended.pipeline, device.live_of(ended.pipeline)
+    goal = live.goal
+    if device.fetch != (name, ended.target) or goal is None or goal.target != ended.target:
+        return device
+    device = replace(device, fetch=None)
+    if not ended.ok or ended.release is None:
+        code = ended.code or "fetch-damaged"
+        wait_us = max(
+            backoff.delay_us(slots.failures(device.record.pipeline(name), goal.target), ended.draw),
+            min(int(ended.retry_after_s * SECOND_US), backoff.CAP_US),
+        )
+        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=ended.detail)
+        return _try_later(device, name, now, wait_us)
+    digest = goal.target.release.digest
+    device = replace(device, releases={**device.releases, digest: ended.release})
+    return _arrived(device, name, goal, now)
+
+
+def tallied(device: Device, said: Tallied, now: Moment) -> Device:
+    """After the gateway's counts of a slot: a breach by what serves leads back at once."""
+    pipeline, live = device.record.pipeline(said.pipeline), device.live_of(said.pipeline)
+    if pipeline.serving is None or said.target != pipeline.serving:
+        return device
+    live = replace(live, tallied=said.window.requests, first_bad_us=said.first_bad_monotonic_us)
+    device = device.with_live(said.pipeline, live)
+    release = device.release_of(pipeline.serving)
+    breach = breach_of(release, said.window) if release is not None else None
+    if breach is None or not allowed(device, said.pipeline, pipeline.serving):  # condemned before: it is being left
+        return device
+    began = said.first_bad_monotonic_us if said.first_bad_monotonic_us is not None else now.monotonic_us
+    return departure.leave(device, said.pipeline, now, code=breach.code, detail=breach.detail, began_us=began)
+
+
+def _answer_failure(device: Device, name: str, now: Moment) -> Device:
+    """What serves failed for good; or it was condemned here with nothing to turn to, and now there may be something."""
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    status = device.gateway.slot(name, pipeline.serving)
+    began = live.first_bad_us if live.first_bad_us is not None else now.monotonic_us
+    if status is not None and status.state == "failed":
+        code = status.code or "load-failed"
+        return departure.leave(device, name, now, code=code, detail=status.detail, began_us=began)
+    if pipeline.serving is None or allowed(device, name, pipeline.serving):
+        return device
+    known = {entry.target.key: entry.code for entry in pipeline.condemned_here}
+    code = known[pipeline.serving.key]
+    return departure.leave(device, name, now, code=code, detail="condemned here before", began_us=None)
+
+
+def _remove(device: Device, name: str, now: Moment) -> Device:
+    pipeline = device.record.pipeline(name)
+    if slots.clear(pipeline) == pipeline:
+        return device
+    device = departure.without_work(device, name)
+    device = device.with_pipeline(name, slots.clear(pipeline)).with_live(name, Live())
+    return device.telling("removed", now, pipeline=name, target=pipeline.serving)
+
+
+def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device:
+    """Idle: fetch what is missing, unless something stands in the way."""
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    goal = goal_of(device, name, decision)
+    if goal is None:
+        return _counted_enough(_waiting(device, name, ""), name)
+    why = obstacle(device, name, decision, goal, now)
+    failures = slots.failures(pipeline, goal.target)
+    if not why and failures and live.retry_us is not None and now.monotonic_us < live.retry_us:
+        why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
+    if not why and device.fetch is not None:
+        why = f"the download for {device.fetch[0]} goes first"
+    if why:
+        return _waiting(device, name, why)
+    device = device.with_pipeline(name, slots.begin_fetch(pipeline, goal.target))
+    due_us = now.monotonic_us + FETCH_DEADLINE_US
+    device = device.with_live(name, replace(live, goal=goal, due_us=due_us, retry_us=None, waiting_for=""))
+    device = replace(collected(device), fetch=(name, goal.target))
+    return device.doing(StartFetch(pipeline=name, target=goal.target))
+
+
+def collected(device: Device) -> Device:
+    """With what no slot and no decision names deleted, if anything changed. Never while a fetch is under way."""
+    if not device.garbage or device.fetch is not None:
+        return device
+    keep = frozenset(digest for name in device.names for digest in wanted_digests(device, name))
+    releases = {digest: release for digest, release in device.releases.items() if digest in keep}
+    return replace(device, garbage=False, releases=releases).doing(CollectGarbage(keep))
+
+
+def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
+    """On the way to a trial: a changed decision supersedes it."""
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    goal = live.goal
+    if goal is None or goal_of(device, name, decision) != goal:
+        return departure.without_work(device, name)
+    if pipeline.state is State.STAGED:
+        return _begin_self_test(device, name, decision, goal, now)
+    if pipeline.state is State.SELF_TESTING:
+        return _self_test(device, name, decision, goal, now)
+    if live.due_us is not None and now.monotonic_us >= live.due_us:
+        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code="fetch-too-slow")
+        return _try_later(replace(device, fetch=None).doing(StopFetch()), name, now, backoff.BASE_US)
+    return device
+
+
+def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    match goal.purpose:
+        case "serve" | "stage":
+            device = device.with_pipeline(name, slots.moved(pipeline, State.STAGED))
+            device = device.with_live(name, replace(live, due_us=None))
+            return device.telling("staged", now, pipeline=name, target=goal.target, urgent=False)
+        case "standby":
+            device = device.with_pipeline(name, slots.refill(pipeline, goal.target))
+            device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
+            return device.telling("staged", now, pipeline=name, target=goal.target, detail="standby", urgent=False)
+        case "repair":  # counts as an attempt: bytes that go bad again and again must not become a busy loop
+            wait_us = backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12)
+            return _tell_to_reload(_try_later(device, name, now, wait_us), name, goal)
+        case _ as impossible:
+            assert_never(impossible)
+
+
+def _begin_self_test(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
+    why = obstacle(device, name, decision, goal, now)
+    if why:
+        return _waiting(device, name, why)
+    if device.gateway.failed(name, goal.target):
+        device = _tell_to_reload(device, name, goal)
+    device = device.with_pipeline(name, slots.moved(device.record.pipeline(name), State.SELF_TESTING))
+    live = replace(device.live_of(name), due_us=self_test_due_us(device, goal, now), waiting_for="")
+    return device.with_live(name, live)
+
+
+def self_test_due_us(device: Device, goal: Goal, now: Moment) -> int:
+    """By when the gateway must have said how the self-test went."""
+    release = device.release_of(goal.target)
+    limits = release.limits if release is not None else Limits()
+    return now.monotonic_us + limits.load_deadline_s * SECOND_US + SELF_TEST_GRACE_US
+
+
+def _tell_to_reload(device: Device, name: str, goal: Goal) -> Device:
+    """Have the worker started anew, and forget how the last one ended."""
+    known = {key: status for key, status in device.gateway.slots.items() if key != (name, goal.target.key)}
+    device = replace(device, gateway=replace(device.gateway, slots=known))
+    return device.doing(Tell(RetryLoad(target=goal.target.key)))
+
+
+def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
+    status, live = device.gateway.slot(name, goal.target), device.live_of(name)
+    if status is not None and status.state == "ready":
+        return _passed(device, name, decision, goal, now)
+    if status is not None and status.state == "failed":
+        code = status.code or "self-test-failed"
+        if code not in NOT_ITS_FAULT:
+            return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
+        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=status.detail)
+        return _try_later(device, name, now, backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12))
+    if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
+        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code="self-test-unanswered")
+        return _try_later(device, name, now, backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12))
+    return device
+
+
+def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
+    live = device.live_of(name)
+    if goal.purpose == "stage":
+        device = device.with_live(name, replace(live, staged=live.staged | {goal.target.key}))
+        return departure.without_work(device, name)
+    if decision.urgent:
+        return departure.adopt(device, name, now)
+    device = device.with_pipeline(name, slots.begin_trial(device.record.pipeline(name), max(now.at, 0)))
+    return device.with_live(name, Live(confirmed=live.confirmed, confirmed_us=live.confirmed_us, staged=live.staged))
+
+
+def _trial(device: Device, name: str, decision: Decision, now: Moment) -> Device:
+    """The candidate serves until it has soaked. A changed decision drops it, if there is something good to go back to."""
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    candidate = pipeline.candidate
+    assert candidate is not None
+    if decision.serve is not None and decision.serve.key != candidate.key and usable(device, name, pipeline.current):
+        changed = slots.drop_candidate(pipeline, max(now.at, 0), "superseded")
+        return departure.without_work(device.with_pipeline(name, changed), name)
+    release = device.release_of(candidate)
+    if release is None:  # without its manifest nobody knows how long; the gateway will say that it does not verify
+        return device
+    if live.activated != candidate and live.confirmed == candidate:
+        return _soaking(device, name, now, release.trial.soak_s * SECOND_US)
+    proven = max(live.counted, live.tallied) >= release.trial.requests_min
+    soaked = live.due_us is not None and (now.monotonic_us >= live.due_us or (proven and "counting" in live.told))
+    if live.activated != candidate or not soaked:
+        return device
+    if not proven and device.gateway.connected and "counting" not in live.told:
+        live = replace(live, told=live.told | {"counting"}, due_us=now.monotonic_us + COUNT_GRACE_US)
+        return device.with_live(name, live).doing(Tell(CloseWindows()))
+    keep = pipeline.current is not None and not allowed(device, name, pipeline.current)
+    device = device.with_pipeline(name, slots.commit(pipeline, proven=proven, keep_previous=keep))
+    device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
+    return device.telling("committed", now, pipeline=name, target=candidate, code="" if proven else "unproven")
+
+
+def _soaking(device: Device, name: str, now: Moment, soak_us: int) -> Device:
+    """The gateway confirms that the candidate serves: from now on the soak counts, on a clock that does not jump."""
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    left_us = soak_us
+    if pipeline.deadline is None:
+        device = device.with_pipeline(name, msgspec.structs.replace(pipeline, deadline=now.at + soak_us))
+        device = device.telling(
+            "activated", now, pipeline=name, target=pipeline.candidate, at_monotonic_us=live.confirmed_us
+        )
+    else:
+        left_us = max(min(pipeline.deadline - now.at, soak_us), RESUMED_SOAK_US)
+    live = replace(live, activated=pipeline.candidate, due_us=now.monotonic_us + left_us)
+    return device.with_live(name, live)
+
+
+def _counted_enough(device: Device, name: str) -> Device:
+    """Committed unproven: proven once enough requests were counted after all, and nothing speaks against it."""
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    release = device.release_of(pipeline.current)
+    if not pipeline.unproven or release is None or max(live.counted, live.tallied) < release.trial.requests_min:
+        return device
+    if not usable(device, name, pipeline.current):
+        return device
+    return device.with_pipeline(name, msgspec.structs.replace(pipeline, unproven=False))
+
+
+def _try_later(device: Device, name: str, now: Moment, wait_us: int) -> Device:
+    """Idle, with one more failed attempt that condemns nothing."""
+    goal = device.live_of(name).goal
+    assert goal is not None
+    device = departure.without_work(device, name)
+    changed = slots.failed_once_more(device.record.pipeline(name), goal.target, max(now.at, 0) + wait_us)
+    device = device.with_pipeline(name, changed)
+    return device.with_live(name, replace(device.live_of(name), retry_us=now.monotonic_us + wait_us))
+
+
+def _failures(device: Device, name: str, goal: Goal) -> int:
+    return slots.failures(device.record.pipeline(name), goal.target)
+
+
+def _waiting(device: Device, name: str, why: str) -> Device:
+    live = device.live_of(name)
+    return device if live.waiting_for == why else device.with_live(name, replace(live, waiting_for=why))

@@ -1,0 +1,179 @@
+"""The whole device: `step(device, event, now) → Step(device, commands)`, and `resume`, which is the whole recovery story.
+
+The record is saved before anything that follows from it: `Save` is the first command of its step, and every command may be
+repeated. What should be fetched, routed and reported is derived from the value at the end of each step, so that nothing hangs
+on whether an earlier command was ever carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import msgspec
+
+from holdfast_agent.core import acceptance, backoff, dataplane, departure, intent, life, reporting
+from holdfast_agent.core.commands import Command, Save, WakeAt
+from holdfast_agent.core.device import Desk, Device, Leaving, Live, Own
+from holdfast_agent.core.events import (
+    DocumentReceived,
+    Event,
+    FetchEnded,
+    GatewayConnected,
+    GatewayGone,
+    GatewaySaid,
+    Moment,
+    SpoolFailed,
+    Tick,
+)
+from holdfast_agent.core.record import PipelineRecord, Record, State
+from holdfast_gateway.control import FromGateway, Status, Switched, Tallied, Windows
+from holdfast_shared.wire.release import Release
+
+# Changes of one pipeline in one step. The machine has seven states and no loop without waiting: more is a bug of ours.
+CHANGES_MAX: Final = 24
+
+
+class Step(NamedTuple):
+    device: Device
+    commands: tuple[Command, ...]
+
+
+def step(device: Device, event: Event, now: Moment) -> Step:
+    """What follows from an event. `device` itself does not change; if `Save` fails, go on with it as it was."""
+    return _settled(device.record, _after(device, event, now), now)
+
+
+def resume(own: Own, record: Record, releases: Mapping[str, Release], now: Moment) -> Step:
+    """The device after a start of the agent, first or hundredth, from its last saved record alone.
+
+    `releases` are the manifests of the slots, as far as they can be read.
+    """
+    started = msgspec.structs.replace(record, boots=record.boots + 1)
+    device = Device(
+        own=own,
+        record=started,
+        documents=acceptance.parsed_documents(own, record),
+        releases=dict(releases),
+        desk=Desk(number=record.number, health_due_us=now.monotonic_us),
+        garbage=True,
+    )
+    for name in record.pipelines:
+        device = _resumed(device, name, now)
+    return _settled(record, device.telling("restarted", now, detail=f"start {started.boots}"), now)
+
+
+def first_record(incarnation: str) -> Record:
+    """Of a device that has never run. `incarnation` is 16 random hex digits."""
+    return Record(incarnation=incarnation)
+
+
+def _after(device: Device, event: Event, now: Moment) -> Device:
+    match event:
+        case DocumentReceived():
+            return acceptance.receive(device, event, now)
+        case GatewayConnected():
+            return _self_tests_anew(dataplane.connected(device), now)
+        case GatewayGone():
+            return dataplane.gone(device)
+        case GatewaySaid(message):
+            return _heard(device, message, now)
+        case FetchEnded():
+            return life.fetched(device, event, now)
+        case SpoolFailed(number):
+            return reporting.not_spooled(device, number)
+        case Tick():
+            return device
+
+
+def _heard(device: Device, message: FromGateway, now: Moment) -> Device:
+    if not device.gateway.connected:  # its last words, after we saw it go
+        return device
+    match message:
+        case Status():
+            return dataplane.status(device, message, now)
+        case Tallied():
+            return life.tallied(device, message, now)
+        case Windows():
+            return reporting.windows_came(dataplane.windows(device, message))
+        case Switched():
+            return dataplane.switched(device, message)
+
+
+def _settled(before: Record, device: Device, now: Moment) -> Step:
+    """Every pipeline's machine run until it waits, then everything that should be said and done about it."""
+    for name in sorted(device.names, key=lambda name: not _urgent(device, name)):
+        for _ in range(CHANGES_MAX):
+            changed = life.advance(device, name, now)
+            if changed is device:
+                break
+            device = changed
+        else:
+            raise AssertionError(f"{name} changes for ever: {device.record.pipeline(name)}")
+    device = reporting.reported(life.collected(dataplane.told(device)), now)
+    commands = device.outgoing
+    if device.record != before:
+        commands = (Save(device.record), *commands)
+    return Step(replace(device, outgoing=()), (*commands, WakeAt(_wake_us(device, now))))
+
+
+def _urgent(device: Device, name: str) -> bool:
+    """Whether it goes first when there is one download to be had: what serves is condemned."""
+    return intent.decision_of(device, name).urgent
+
+
+def _resumed(device: Device, name: str, now: Moment) -> Device:
+    """Work under way begins anew: it is decided again, and a fetch goes on where its bytes end."""
+    pipeline = device.record.pipeline(name)
+    live = Live(retry_us=_retry_us(pipeline, now))
+    if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING, State.SHADOWING):
+        device = device.with_pipeline(name, msgspec.structs.replace(pipeline, state=State.IDLE, candidate=None))
+    elif pipeline.state is State.FALLING_BACK:
+        due_us = now.monotonic_us + departure.FALL_BACK_DEADLINE_US
+        live = replace(live, due_us=due_us, leaving=_left(pipeline))
+    return device.with_live(name, live)
+
+
+def _retry_us(pipeline: PipelineRecord, now: Moment) -> int | None:
+    """When a failed fetch may be tried again. A wall clock that was set meanwhile cannot make it longer than ever."""
+    if pipeline.attempts is None:
+        return None
+    return now.monotonic_us + min(max(pipeline.attempts.not_before - now.at, 0), backoff.CAP_US)
+
+
+def _left(pipeline: PipelineRecord) -> Leaving | None:
+    """What was being left when the agent ended, from the activations: when it began is no longer known."""
+    if len(pipeline.activations) < 2:
+        return None
+    newest, before = pipeline.activations[-1], pipeline.activations[-2]
+    codes = {entry.target.key: entry.code for entry in pipeline.condemned_here}
+    rolled_back = newest.cause == "rollback"
+    return Leaving(
+        kind="rolled_back" if rolled_back else "fell_back",
+        target=before.target,
+        code="condemned" if rolled_back else codes.get(before.target.key, ""),
+        detail="before the agent was restarted",
+        began_monotonic_us=None,
+    )
+
+
+def _self_tests_anew(device: Device, now: Moment) -> Device:
+    """A self-test that no gateway could answer has its whole time again."""
+    for name, live in device.live.items():
+        if device.record.pipeline(name).state is State.SELF_TESTING and live.goal is not None:
+            due_us = life.self_test_due_us(device, live.goal, now)
+            device = device.with_live(name, replace(live, due_us=due_us))
+        elif device.record.pipeline(name).state is State.FALLING_BACK:
+            due_us = now.monotonic_us + departure.FALL_BACK_DEADLINE_US
+            device = device.with_live(name, replace(live, due_us=due_us))
+    return device
+
+
+def _wake_us(device: Device, now: Moment) -> int:
+    """The next moment at which something is due by itself. What is past and still waits, waits for another event."""
+    desk = device.desk
+    times = [desk.health_due_us if desk.closing_until_us is None else desk.closing_until_us]
+    for live in device.live.values():
+        times += [one for one in (live.due_us, live.retry_us, live.reload_us) if one is not None]
+    return min((one for one in times if one > now.monotonic_us), default=now.monotonic_us + device.own.health_us)
