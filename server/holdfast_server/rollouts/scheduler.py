@@ -93,6 +93,9 @@ class Scheduler:
         self._keep_house(now)
         for record, verdict in verdicts:
             self._act_on(record, verdict, now)
+        if verdicts:  # who served what was just halted is in memory now, and may be gone from it a moment later
+            with self._context.database.read() as connection:
+                reloaded |= self._reload(connection, now)
         self._note_returns(self._fleet.devices.keys() if reloaded else changed, now)
 
     def _keep_house(self, now: Moment) -> None:
