@@ -22,7 +22,8 @@ make_environment() {
   python=$(choose_python) || exit 2
   version=$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
   lock="scripts/locks/dev-py$version.txt"
-  stamp="$(cat "$lock" pyproject.toml | sha256sum | cut -d' ' -f1) $PWD"
+  # What the environment depends on: the lock, and pyproject.toml up to the tools' settings.
+  stamp="$({ cat "$lock"; sed '/^\[tool\.mypy\]/,$d' pyproject.toml; } | sha256sum | cut -d' ' -f1) $PWD"
   if [ "$(cat .venv/holdfast-lock 2>/dev/null)" != "$stamp" ]; then
     echo "setting up .venv from $lock (about a minute the first time)" >&2
     rm -rf .venv
