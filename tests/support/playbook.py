@@ -242,12 +242,12 @@ class Playbook:
 
     def ready(self, *names: str) -> list[Command]:
         """The gateway says that the routes last told are in force, and these releases' workers ready."""
-        return self.status({name: "ready" for name in names})
+        return self.status(dict.fromkeys(names, "ready"))
 
     def failed(self, name: str, code: str, *ready: str) -> list[Command]:
         """The worker of one failed for good; the routes last told are not in force."""
         states: dict[str, SlotState] = {name: "failed"}
-        return self.status(states | {other: "ready" for other in ready}, code=code, serial=self.in_force)
+        return self.status(states | dict.fromkeys(ready, "ready"), code=code, serial=self.in_force)
 
     def status(
         self, states: Mapping[str, SlotState], *, serial: int | None = None, code: str = "", losses: int = 0
