@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import queue
+import random
 import secrets
 import signal
 import sys
@@ -35,16 +36,24 @@ from holdfast_agent.core.events import (
     Tick,
 )
 from holdfast_agent.core.step import Step, first_record, resume, step
+from holdfast_agent.edge.blobs import release_of
 from holdfast_agent.edge.broker import BrokerEvent, BrokerSession, Connected, Gone, Received, Sent
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.network import Network
+from holdfast_agent.fetch import fitness, staging
+from holdfast_agent.fetch.manifests import Order, Source
+from holdfast_agent.fetch.outcome import Outcome, of_error
+from holdfast_agent.fetch.patience import Deadline
+from holdfast_gateway.control import AcknowledgeWindows
 from holdfast_shared import __version__, authorities, durable, signing, strict_json, topics
 from holdfast_shared.assign import Target
 from holdfast_shared.authorities import Authorities
 from holdfast_shared.durable import DoubledFile
+from holdfast_shared.errors import HoldfastError
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.membership import ENVELOPE_BYTES_MAX, Membership
 from holdfast_shared.wire.membership import TYPE as MEMBERSHIP_TYPE
+from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import TYPE as REPORT_TYPE
 
 REQUESTS_A_SECOND: Final = 10
@@ -52,6 +61,7 @@ ASK_EVERY_S: Final = 1.0
 # Reports of one device that the broker has not acknowledged; the oldest health would go first on a real device's disk.
 UNSENT_MAX: Final = 200
 KEEPALIVE_S: Final = 30
+FETCH_S: Final = 60.0
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -138,8 +148,6 @@ class LightDevice:
                 pass
 
     def _acknowledge(self, windows: tuple[int, ...]) -> None:
-        from holdfast_gateway.control import AcknowledgeWindows  # noqa: PLC0415
-
         for _ in self._plane.tell(AcknowledgeWindows(windows=windows)):
             raise AssertionError("an acknowledgement is not answered")
 
@@ -165,7 +173,7 @@ class LightProcess:
         self._wakes: list[tuple[int, int]] = []
         self._due: dict[int, int] = {}
         self._fetching = ThreadPoolExecutor(1, thread_name_prefix="fetch")
-        self._fetched: dict[str, FetchEnded] = {}
+        self._fetched: dict[str, Release] = {}
         self._network = Network("light-network")
         images = digits.load().live
         runners = Runners(self._shared.manifests, self._shared.blobs)
@@ -270,8 +278,34 @@ class LightProcess:
         )
 
     def _fetch(self, index: int, pipeline: str, target: Target) -> None:
-        """On the fetching thread: the shipped fetch into the shared store; what is there already is not asked for again."""
-        raise NotImplementedError
+        """On the fetching thread: the shipped fetch into the shared store. What was fetched once is there for all."""
+        digest = target.release.digest
+        outcome = Outcome(ok=True)
+        if digest not in self._fetched:
+            order = Order(pipeline, target.release.version, digest)
+            try:
+                staging.stage(
+                    Source(self._server, self._shared, self._trusted),
+                    order,
+                    Deadline(FETCH_S),
+                    machine=fitness.this_machine(),
+                )
+            except (HoldfastError, OSError) as error:
+                outcome = of_error(error)
+            else:
+                found = release_of(self._shared, digest)
+                assert found is not None, "a manifest is named last"
+                self._fetched[digest] = found
+        ended = FetchEnded(
+            pipeline=pipeline,
+            target=target,
+            ok=outcome.ok,
+            draw=random.random(),  # noqa: S311 - spreads retries
+            code=outcome.code,
+            detail=outcome.detail,
+            release=self._fetched.get(digest),
+        )
+        self._inbox.put(Happened(index, ended))
 
 
 def _membership(path: Path, trusted: Authorities) -> Membership:

@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from holdfast_worker.release_runner import Runner
 
 from demonstration.digits import Images
 from holdfast_gateway.control import (
@@ -38,7 +37,9 @@ from holdfast_shared.assign import Target
 from holdfast_shared.histogram import Tally
 from holdfast_shared.wire.report import Window
 from holdfast_worker import release_runner
+from holdfast_worker.failures import LoadRefused, ModelRaised
 from holdfast_worker.protocol import Outcome
+from holdfast_worker.release_runner import Runner
 
 WINDOW_S: Final = 20.0
 
@@ -64,7 +65,7 @@ class Runners:
             try:
                 runner = release_runner.load(self._manifests, self._blobs, digest)
                 self._loaded[digest] = Loaded(runner, "", "")
-            except release_runner.CannotLoad as error:
+            except LoadRefused as error:
                 self._loaded[digest] = Loaded(None, error.code, str(error))
         return self._loaded[digest]
 
@@ -186,7 +187,10 @@ class LightPlane:
         runner = self._runners.of(target).runner
         assert runner is not None
         began = time.perf_counter()
-        _, outcome = runner.run(inputs)
+        try:
+            _, outcome = runner.run(inputs)
+        except ModelRaised:
+            outcome = Outcome.ERROR
         latency_ms = (time.perf_counter() - began) * 1000
         counts = self._open.setdefault((pipeline, target.key), _Counts(pipeline, target))
         return counts, outcome, latency_ms

@@ -5,7 +5,6 @@ Nothing here sleeps for luck or tries a step again: a miss ends the demo, with `
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,7 +16,7 @@ from demonstration.digits import BAD, BEST, BETTER, GOOD, PIPELINE
 from demonstration.fleet import Device, Provisioned
 from demonstration.narration import Narration
 from demonstration.operator_command import Operator
-from demonstration.processes import Missed, Processes, wait_for
+from demonstration.processes import Missed, Processes, installed, wait_for
 from demonstration.traffic import Application
 from holdfast_cli.server import Server
 
@@ -118,39 +117,51 @@ def segment_rollback(cast: Cast) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- act 4
 def kills(cast: Cast) -> dict[str, Any]:
-    """A worker, then an agent, die by SIGKILL under traffic: no request fails, and the agent carries on."""
+    """Both workers in turn, then the agent, die by SIGKILL under traffic: no request fails, and the agent carries on."""
     cast.narration.act("4. Processes die under traffic")
-    device = cast.real()[0]
+    device = next(one for one in cast.real() if one.region != SEGMENT)
     application = next(one for one in cast.applications if one.device == device.id)
-    worker = _kill_worker(cast, device, application)
+    worker = _kill_workers(cast, device, application)
     agent = _kill_agent(cast, device, application)
     return {"worker": {"failed": worker}, "agent": {"failed": agent}}
 
 
-def _kill_worker(cast: Cast, device: Device, application: Application) -> int:
+def _kill_workers(cast: Cast, device: Device, application: Application) -> int:
+    """The serving slot's worker is one of the two; which one the operating system cannot tell, so both die, one by one."""
     before = application.counts
     gateway = psutil.Process(cast.processes.process_id(f"gateway-{device.id}"))
-    victim = evidence.serving_worker(cast.provisioned.configuration(device.id))
-    workers = {one.pid for one in gateway.children(recursive=True)}
-    psutil.Process(victim).kill()
-    cast.narration.say(f"SIGKILL to the serving worker of {device.id} (process {victim})")
-    wait_for(
-        "a new worker serves",
-        lambda: evidence.serving_worker(cast.provisioned.configuration(device.id)) not in (victim, 0),
-        within_s=RESTART_S,
-    )
-    _more_requests(application, 40)
+    _both_slots_ready(cast, device, since=0)
+    victims = [one.pid for one in gateway.children(recursive=True)]
+    for victim in victims:
+        killed_at = cast.server.get("status")["now"]
+        psutil.Process(victim).kill()
+        cast.narration.say(f"SIGKILL to a worker of {device.id} (process {victim})")
+        _more_requests(application, 20)
+        wait_for(
+            "the gateway has started another",
+            lambda: len(victims) == len({one.pid for one in gateway.children(recursive=True)} - {victim}),  # noqa: B023
+            within_s=RESTART_S,
+        )
+        _both_slots_ready(cast, device, since=killed_at)
     failed = application.counts.failed - before.failed
-    cast.narration.good(
-        f"{application.counts.sent - before.sent} requests meanwhile, {failed} failed ({len(workers)} workers)"
-    )
+    cast.narration.good(f"{application.counts.sent - before.sent} requests meanwhile, {failed} failed")
     return failed
+
+
+def _both_slots_ready(cast: Cast, device: Device, *, since: int) -> None:
+    """By a report of the device's that came later."""
+
+    def look() -> bool:
+        found = cast.server.get("devices", device.id)
+        slots = [pipeline.get(slot) or {} for pipeline in found["pipelines"] for slot in ("current", "previous")]
+        return found["last_seen_at"] > since and all(slot.get("ready") for slot in slots)
+
+    wait_for(f"both slots of {device.id} are ready", look, within_s=RESTART_S, every_s=LOOK_S)
 
 
 def _kill_agent(cast: Cast, device: Device, application: Application) -> int:
     before = application.counts
-    name = f"agent-{device.id}"
-    cast.processes.kill(name)
+    cast.processes.kill(f"agent-{device.id}")
     cast.narration.say(f"SIGKILL to the agent of {device.id}")
     _more_requests(application, 40)
     seen = cast.server.get("devices", device.id)["last_seen_at"]
@@ -164,17 +175,15 @@ def _kill_agent(cast: Cast, device: Device, application: Application) -> int:
     _more_requests(application, 40)
     failed = application.counts.failed - before.failed
     cast.narration.good(
-        f"{application.counts.sent - before.sent} requests meanwhile, {failed} failed; the agent reports again"
+        f"{application.counts.sent - before.sent} requests meanwhile, {failed} failed; it reports again"
     )
     return failed
 
 
 def start_agent(processes: Processes, provisioned: Provisioned, device: Device) -> None:
-    from demonstration.processes import installed  # noqa: PLC0415
-
-    processes.start(
-        f"agent-{device.id}", [installed("holdfast-agent"), "run", "--config", provisioned.configuration(device.id)]
-    )
+    """Start, or start again, a real device's agent."""
+    configuration = provisioned.configuration(device.id)
+    processes.start(f"agent-{device.id}", [installed("holdfast-agent"), "run", "--config", configuration])
 
 
 # ---------------------------------------------------------------- steps
@@ -261,7 +270,3 @@ def _more_requests(application: Application, count: int) -> None:
         lambda: application.counts.sent >= target,
         within_s=RESTART_S,
     )
-
-
-def monotonic_us() -> int:
-    return time.monotonic_ns() // 1000
