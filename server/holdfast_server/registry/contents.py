@@ -1,0 +1,85 @@
+"""Whether the bytes of blobs are what their manifests say: looked at on arrival, and again before a manifest is registered,
+because the same bytes may have come under another manifest that said less of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from holdfast_cli import golden_cases
+from holdfast_server.registry import weights
+from holdfast_server.registry.blobs import BlobStore
+from holdfast_shared.errors import Malformed
+from holdfast_shared.wire.release import ModelVersion, Release
+
+_SELF_TEST: Final = "self_test.blob"
+
+
+def absent(blobs: BlobStore, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Those that are not here. Raises Malformed when one is here and has another size than the manifest says."""
+    missing = {}
+    for digest, size_bytes in wanted.items():
+        if not blobs.has(digest):
+            missing[digest] = size_bytes
+            continue
+        found = blobs.path_of(digest).stat().st_size
+        if found != size_bytes:
+            raise Malformed(
+                f"{digest} has {found} bytes, not {size_bytes}",
+                field="size_bytes",
+                next_step="state the size of the file that was hashed",
+            )
+    return missing
+
+
+def check_sizes(model: ModelVersion) -> None:
+    """Raises Malformed when one digest stands in the manifest with two sizes."""
+    sizes: dict[str, int] = {}
+    for v, variant in enumerate(model.variants):
+        for f, file in enumerate(variant.files):
+            if sizes.setdefault(file.digest, file.size_bytes) != file.size_bytes:
+                raise Malformed(
+                    f"{file.digest} stands there with {sizes[file.digest]} and {file.size_bytes} bytes",
+                    field=f"variants[{v}].files[{f}].size_bytes",
+                    next_step="state the size of the file that was hashed",
+                )
+
+
+def check_weights(blobs: BlobStore, model: ModelVersion) -> None:
+    """Those that are here. Raises Malformed that names the file."""
+    for digest, declared in weights.declared_in(model).items():
+        if blobs.has(digest):
+            weights.check(blobs.path_of(digest), declared)
+
+
+def check_self_test_size(release: Release) -> None:
+    if release.self_test.blob.size_bytes > golden_cases.SIZE_BYTES_MAX:
+        raise Malformed(
+            f"a self-test has at most {golden_cases.SIZE_BYTES_MAX} bytes, this one {release.self_test.blob.size_bytes}",
+            field=f"{_SELF_TEST}.size_bytes",
+            next_step="choose fewer cases",
+        )
+
+
+def check_self_test(blobs: BlobStore, release: Release, model: ModelVersion) -> None:
+    """If it is here: whether its cases ask and answer with the release's tensors. Raises Malformed.
+
+    A case that cannot be asked would condemn a good release on every device.
+    """
+    if not blobs.has(release.self_test.blob.digest):
+        return
+    variant, stage = model.variants[0], release.stages[0]
+    asked = [
+        msgspec.structs.replace(tensor, name=stage.inputs[tensor.name].partition(".")[2]) for tensor in variant.inputs
+    ]
+    by_source = {f"{stage.name}.{tensor.name}": tensor for tensor in variant.outputs}
+    answered = [msgspec.structs.replace(by_source[source], name=name) for name, source in release.outputs.items()]
+    with blobs.open(release.self_test.blob.digest) as stream:
+        faults = golden_cases.faults_in(stream.read(golden_cases.SIZE_BYTES_MAX + 1), asked, answered)
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise Malformed(
+            f"{faults[0].words}{more}", field=_SELF_TEST, next_step="make the cases anew from the model's own answers"
+        )
