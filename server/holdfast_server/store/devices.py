@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Row, Select, select
 
 from holdfast_server.store.schema import device_state, memberships
+from holdfast_shared import selector
 from holdfast_shared.assign import LocalCondemnation, Target, View
 from holdfast_shared.wire.membership import RESERVED_LABELS
 from holdfast_shared.wire.report import PipelineReport, Report, SlotReport
 
 # Three health reports at the default interval of 60 s: one may be lost, one late.
 SEEN_LATELY_US: Final = 180 * 1_000_000
+# Parameters of one query: SQLite allows 32,766, older ones 999.
+QUERIED_MAX: Final = 500
 
 
 class Device(NamedTuple):
@@ -63,6 +67,24 @@ class Device(NamedTuple):
 def load_all(connection: Connection) -> list[Device]:
     """Every enrolled device, by id."""
     return [_device(row) for row in connection.execute(_selected())]
+
+
+def load_page(
+    connection: Connection, segment: Sequence[selector.Term], *, after: str, limit: int
+) -> tuple[list[Device], bool]:
+    """At most `limit` devices of a segment, by id from after `after` on; and whether there are more."""
+    ids = [device for device, labels in all_labels(connection) if device > after and selector.holds(segment, labels)]
+    found: list[Device] = []
+    for start in range(0, min(limit, len(ids)), QUERIED_MAX):
+        wanted = ids[start : min(start + QUERIED_MAX, limit)]
+        found += [_device(row) for row in connection.execute(_selected().where(memberships.c.device.in_(wanted)))]
+    return found, len(ids) > limit
+
+
+def all_labels(connection: Connection) -> list[tuple[str, dict[str, str]]]:
+    """Every device with all that a selector may ask of it, by id."""
+    rows = connection.execute(select(memberships.c.device, memberships.c.labels).order_by(memberships.c.device))
+    return [(row.device, msgspec.json.decode(row.labels, type=dict[str, str])) for row in rows]
 
 
 def load_one(connection: Connection, device: str) -> Device | None:

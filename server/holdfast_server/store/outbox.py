@@ -172,7 +172,7 @@ def _sign_and_store(
     )
     payload = strict_json.encode(final)
     assert len(payload) <= PAYLOAD_BYTES_MAX, "documents are composed within the wire's limits"
-    values = {
+    values: dict[str, Any] = {
         "epoch": director.epoch,
         "seq": seq,
         "issued_at": now,
@@ -185,7 +185,7 @@ def _sign_and_store(
     key = {"scope": final.scope.key, "pipeline": final.pipeline}
     statement = insert_into(connection, assignments).values(**key, **values)
     connection.execute(statement.on_conflict_do_update(index_elements=["scope", "pipeline"], set_=values))
-    return Stored(key["scope"], key["pipeline"], str(values["payload_digest"]), bytes(values["envelope"]))  # type: ignore[arg-type]
+    return Stored(key["scope"], key["pipeline"], values["payload_digest"], values["envelope"])
 
 
 def _one(connection: Connection, table: Table, scope: str, pipeline: str) -> Row[Any] | None:
