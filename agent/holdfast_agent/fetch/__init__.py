@@ -1,0 +1,1 @@
+"""One target, from its digest to verified bytes on disk, in a process of its own that then exits."""

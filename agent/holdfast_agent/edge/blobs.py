@@ -1,0 +1,185 @@
+"""What lies under `blobs/` and `manifests/`: whether a release is all there, and what nothing names any more.
+
+- A manifest on disk means that everything it names is there: fetch writes manifests last, garbage loses them first.
+- Here a manifest is trusted by its digest, which the record names: who signed it was asked when it came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared import durable, signing, strict_json
+from holdfast_shared.errors import Damaged, HoldfastError
+from holdfast_shared.identifiers import digest_of, hex_of
+from holdfast_shared.wire.release import (
+    ENVELOPE_BYTES_MAX,
+    MODEL_TYPE,
+    RELEASE_TYPE,
+    ModelVersion,
+    Release,
+    blobs_of,
+)
+
+D = TypeVar("D", Release, ModelVersion)
+
+_LOCK_POLL_S: Final = 0.05
+
+log: Final = logging.getLogger(__name__)
+
+
+def release_of(folder: StateFolder, digest: str) -> Release | None:
+    """The release whose manifest has that digest; None when it is not there or does not verify."""
+    return _document(folder.manifest(digest), digest, RELEASE_TYPE, Release)
+
+
+def models_of(folder: StateFolder, release: Release) -> list[ModelVersion] | None:
+    """The models of the release's stages, in order; None when one is not there or does not verify."""
+    found = [_document(folder.manifest(d), d, MODEL_TYPE, ModelVersion) for d in _model_digests(release)]
+    models = [model for model in found if model is not None]
+    return models if len(models) == len(found) else None
+
+
+def damaged(folder: StateFolder, release_digest: str) -> list[str]:
+    """The digests of what the release needs and is missing or does not verify; empty: it may serve. Reads all its bytes."""
+    release = release_of(folder, release_digest)
+    if release is None:
+        return [release_digest]
+    bad: list[str] = []
+    models: list[ModelVersion] = []
+    for digest in _model_digests(release):
+        model = _document(folder.manifest(digest), digest, MODEL_TYPE, ModelVersion)
+        if model is None:
+            bad.append(digest)
+        else:
+            models.append(model)
+    needed = blobs_of(release, tuple(models))
+    return bad + [digest for digest, size in needed.items() if not blob_verifies(folder, digest, size)]
+
+
+def blob_verifies(folder: StateFolder, digest: str, size_bytes: int) -> bool:
+    """Whether the blob is there, of that length and hash."""
+    try:
+        with folder.blob(digest).open("rb") as stream:
+            return (
+                os.fstat(stream.fileno()).st_size == size_bytes
+                and hashlib.file_digest(stream, "sha256").hexdigest() == hex_of(digest)  # in pieces, not in memory
+            )
+    except OSError:
+        return False
+
+
+def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
+    """Delete manifests, blobs and partial downloads that none of the releases `keep` names; how many files went.
+
+    `keep` holds every release that a slot names or that is being fetched. Deletes nothing while a fetch is at work, nor while
+    a kept manifest is there but cannot be read: then nobody knows what it names. May be repeated.
+    """
+    with exclusive(folder, wait_s=0) as held:
+        if not held:
+            return 0
+        try:
+            named = _named_by(folder, keep)
+        except Damaged as error:
+            log.warning("nothing is deleted: %s", error)
+            return 0
+        # A release before its models, those before their blobs: killed in between, no manifest is left without what it names.
+        unnamed = [path for path in _files(folder.manifests) if path.name not in named.manifests]
+        unnamed.sort(key=lambda path: _document(path, f"sha256:{path.name}", RELEASE_TYPE, Release) is None)
+        unnamed += [path for path in _files(folder.blobs) if path.name not in named.blobs]
+        unnamed += [path for path in _files(folder.partial) if not _is_awaited(path, named)]
+        for path in unnamed:
+            durable.remove(path)
+        return len(unnamed)
+
+
+@contextlib.contextmanager
+def exclusive(folder: StateFolder, *, wait_s: float) -> Iterator[bool]:
+    """Be the only one who adds or deletes blobs and manifests; False when another still is after `wait_s`.
+
+    The kernel lets go of it when its holder dies, however it dies.
+    """
+    durable.make_folder(folder.root)
+    descriptor = os.open(folder.fetch_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield _locked(descriptor, time.monotonic() + wait_s)
+    finally:
+        os.close(descriptor)
+
+
+class _Named(NamedTuple):
+    """File names that are kept."""
+
+    manifests: set[str]
+    blobs: set[str]
+
+
+def _named_by(folder: StateFolder, keep: Iterable[str]) -> _Named:
+    named = _Named(set(), set())
+    for digest in keep:
+        release = _kept(folder, digest, RELEASE_TYPE, Release)
+        if release is None:
+            continue
+        models = [_kept(folder, model, MODEL_TYPE, ModelVersion) for model in _model_digests(release)]
+        named.manifests.update(map(hex_of, (digest, *_model_digests(release))))
+        known = tuple(model for model in models if model is not None)
+        named.blobs.update(map(hex_of, blobs_of(release, known)))
+    return named
+
+
+def _kept(folder: StateFolder, digest: str, document_type: str, kind: type[D]) -> D | None:
+    """The manifest, also of a release whose blobs are still coming; None when there is none. Raises Damaged."""
+    there = [path for path in (folder.manifest(digest), folder.partial_manifest(digest)) if path.exists()]
+    for path in there:
+        found = _document(path, digest, document_type, kind)
+        if found is not None:
+            return found
+    if there:
+        raise Damaged(f"manifest {digest} is kept and does not verify", next_step="fetch it again")
+    return None
+
+
+def _is_awaited(path: Path, named: _Named) -> bool:
+    name = path.name.partition(".")[0]
+    return name in named.blobs or name.removeprefix("manifest-") in named.manifests
+
+
+def _document(path: Path, digest: str, document_type: str, kind: type[D]) -> D | None:
+    """The document in an envelope file whose payload has that digest."""
+    try:
+        with path.open("rb") as stream:
+            envelope = stream.read(ENVELOPE_BYTES_MAX + 1)
+        payload = signing.unverified_payload(envelope, document_type, size_bytes_max=ENVELOPE_BYTES_MAX)
+        if digest_of(payload) != digest:
+            return None
+        return strict_json.decode(payload, kind, what=f"manifest {digest}", size_bytes_max=ENVELOPE_BYTES_MAX)
+    except (OSError, HoldfastError):
+        return None
+
+
+def _model_digests(release: Release) -> list[str]:
+    return [stage.model.digest for stage in release.stages]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+
+
+def _locked(descriptor: int, deadline: float) -> bool:
+    while True:  # until it is ours, or the deadline
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return True

@@ -1,0 +1,84 @@
+"""`python -m holdfast_agent.fetch`: fetch one target, say how it ended in one line, exit.
+
+It reads hostile bytes, so it is a process of its own: whatever happens to it happens to nothing else. When its standard input is
+a pipe, it ends with whoever holds the other end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import stat
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from holdfast_agent.edge import configuration
+from holdfast_agent.fetch import fitness, outcome, staging
+from holdfast_agent.fetch.manifests import Order, Source
+from holdfast_agent.fetch.outcome import EXIT_STATUS, Outcome
+from holdfast_agent.fetch.patience import Deadline
+from holdfast_shared import authorities
+from holdfast_shared.errors import HoldfastError
+from holdfast_shared.identifiers import DIGEST_PATTERN
+
+# A gigabyte at 300 kB/s. What came is kept, so a longer one goes on at the next try.
+DEADLINE_S: Final = 3600.0
+ORPHANED_STATUS: Final = 70
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="fetch: %(message)s", stream=sys.stderr)
+    _end_with_parent()
+    ended = _run(asked)
+    sys.stdout.buffer.write(outcome.encode(ended) + b"\n")
+    sys.stdout.buffer.flush()
+    return EXIT_STATUS[ended.code]
+
+
+def _run(asked: argparse.Namespace) -> Outcome:
+    try:
+        found = configuration.load(asked.config)
+        source = Source(found.server.url, found.folder, authorities.load(Path(found.device.authorities)))
+        order = Order(asked.pipeline, asked.version, asked.digest)
+        staging.stage(source, order, Deadline(asked.deadline_s), machine=fitness.this_machine())
+    except (HoldfastError, OSError) as error:
+        return outcome.of_error(error)
+    return Outcome(ok=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m holdfast_agent.fetch", description="Fetch one release and exit.")
+    parser.add_argument("--config", type=Path, required=True, help="the device's agent.toml")
+    parser.add_argument("--pipeline", required=True)
+    parser.add_argument("--version", required=True, help="of the release")
+    parser.add_argument("--digest", required=True, type=_digest, help="of the release's manifest: sha256:<64 digits>")
+    parser.add_argument("--deadline-s", type=float, default=DEADLINE_S, metavar="SECONDS")
+    return parser
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(DIGEST_PATTERN.strip("^$"), text):
+        raise argparse.ArgumentTypeError("write it as sha256: and 64 hexadecimal digits")
+    return text
+
+
+def _end_with_parent() -> None:
+    """Watch the pipe that the parent holds: it closes when the parent ends, however it ends."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        threading.Thread(target=_wait_for_end, daemon=True).start()
+
+
+def _wait_for_end() -> None:
+    while os.read(0, 1024):  # nothing is ever written there
+        pass
+    os._exit(ORPHANED_STATUS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

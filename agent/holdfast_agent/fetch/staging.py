@@ -1,0 +1,114 @@
+"""A whole target, from its digest to a release that is all there.
+
+Verified manifests wait under `partial/` while their blobs come, and get their names last, models before the release: killed at
+any moment, nothing that is named by a manifest on disk is missing. What is there and verifies is never fetched again, so a
+complete target needs no network.
+
+How much may be fetched when, over which network, is decided where `_fetch_blobs` takes the next blob; today nothing limits it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from holdfast_agent.edge.blobs import blob_verifies, exclusive
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.fetch import blob, fitness, manifests
+from holdfast_agent.fetch.fitness import Machine
+from holdfast_agent.fetch.manifests import Manifests, Order, Source
+from holdfast_agent.fetch.outcome import Failed
+from holdfast_agent.fetch.patience import Deadline
+from holdfast_shared import durable
+from holdfast_shared.wire.release import blobs_of
+
+# Left free for the record, the spool and the rest of the device: a full disk must not be our doing.
+RESERVE_BYTES: Final = 32 * 1024**2
+
+log: Final = logging.getLogger(__name__)
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def stage(
+    source: Source,
+    order: Order,
+    deadline: Deadline,
+    *,
+    machine: Machine,
+    free: Callable[[Path], int] = free_bytes,
+) -> None:
+    """Have all of the target on this disk. Raises Failed and other HoldfastErrors, or OSError. May be repeated."""
+    folder = source.folder
+    with exclusive(folder, wait_s=deadline.left_s()) as held:
+        if not held:
+            raise Failed("fetch-too-slow", "another fetch was at work all the while")
+        for made in (folder.blobs, folder.manifests, folder.partial):
+            durable.make_folder(made)
+            durable.remove_leftovers(made)
+        found = manifests.obtain(source, order, deadline)
+        fitness.check_supported(found.release, found.models)
+        fitness.check_fit(found.models, machine)
+        missing = _missing(folder, found)
+        if missing:
+            _check_space(folder, missing, free)
+            _keep_for_later(folder, found)
+            _fetch_blobs(source, missing, deadline)
+        _name_manifests(folder, found)
+
+
+def _missing(folder: StateFolder, found: Manifests) -> dict[str, int]:
+    return {
+        digest: size
+        for digest, size in blobs_of(found.release, found.models).items()
+        if not blob_verifies(folder, digest, size)
+    }
+
+
+def _check_space(folder: StateFolder, missing: Mapping[str, int], free: Callable[[Path], int]) -> None:
+    there = sum(min(size, _size(folder.partial_blob(digest))) for digest, size in missing.items())
+    needed = sum(missing.values()) - there + RESERVE_BYTES
+    found = free(folder.root)
+    if needed > found:
+        raise OSError(errno.ENOSPC, f"{needed} bytes are needed, of them {RESERVE_BYTES} in reserve; {found} are free")
+
+
+def _keep_for_later(folder: StateFolder, found: Manifests) -> None:
+    """So that garbage collection knows what these blobs are for, and the next try needs no manifests."""
+    for digest, envelope in found.envelopes.items():
+        durable.write_file(folder.partial_manifest(digest), envelope)
+
+
+def _fetch_blobs(source: Source, missing: Mapping[str, int], deadline: Deadline) -> None:
+    for digest, size in missing.items():
+        blob.fetch(blob.Wanted(source.server, source.folder, digest, size), deadline)
+        log.info("blob %s is here, %d bytes", digest, size)
+
+
+def _name_manifests(folder: StateFolder, found: Manifests) -> None:
+    for digest, envelope in found.envelopes.items():
+        if _read(folder.manifest(digest)) != envelope:
+            durable.write_file(folder.partial_manifest(digest), envelope)
+            durable.rename_into_place(folder.partial_manifest(digest), folder.manifest(digest))
+    for digest in found.envelopes:
+        durable.remove(folder.partial_manifest(digest))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
