@@ -1,0 +1,170 @@
+"""The body of an Open Inference Protocol v2 `infer` request: JSON, with raw tensors behind it or without.
+
+Everything is checked here against the release's declared inputs; each refusal is one sentence that names the tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+
+from holdfast_shared.wire.release import Tensor
+from holdfast_worker import tensors
+from holdfast_worker.failures import InputFault
+from holdfast_worker.protocol import NO_HEADER
+from holdfast_worker.tensors import Array
+
+# As many as a manifest may declare; more can only be repetitions.
+_TENSORS_MAX: Final = 64
+_NAME_CHARACTERS_TOLD: Final = 64
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _InputParameters(msgspec.Struct, frozen=True):
+    binary_data_size: _Count | None = None
+    shared_memory_region: Any = None
+
+
+class _Input(msgspec.Struct, frozen=True):
+    name: str
+    shape: Annotated[tuple[_Count, ...], msgspec.Meta(max_length=8)]
+    datatype: str
+    data: msgspec.Raw = msgspec.Raw()
+    parameters: _InputParameters | None = None
+
+
+class _OutputParameters(msgspec.Struct, frozen=True):
+    binary_data: bool | None = None
+    classification: int = 0
+    shared_memory_region: Any = None
+
+
+class _Output(msgspec.Struct, frozen=True):
+    name: str
+    parameters: _OutputParameters | None = None
+
+
+class _Parameters(msgspec.Struct, frozen=True):
+    binary_data_output: bool | None = None
+
+
+class _Body(msgspec.Struct, frozen=True):
+    inputs: Annotated[list[_Input], msgspec.Meta(min_length=1, max_length=_TENSORS_MAX)]
+    id: str | None = None
+    parameters: _Parameters | None = None
+    outputs: Annotated[list[_Output], msgspec.Meta(max_length=_TENSORS_MAX)] | None = None
+
+
+class Request(NamedTuple):
+    """What is asked: tensors by name, and which outputs, each with whether its data is to be binary."""
+
+    id: str | None
+    tensors: dict[str, Array]
+    outputs: tuple[tuple[str, bool], ...]
+
+
+_decoder: Final = msgspec.json.Decoder(_Body)
+
+
+def read(
+    body: memoryview,
+    header_length: int,
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    *,
+    wants_binary: bool,
+) -> Request:
+    """The request. `wants_binary` decides for outputs about which it says nothing itself. Raises InputFault.
+
+    Numeric tensors of binary data are views of `body`: it must not change before they have been used.
+    """
+    if header_length == NO_HEADER:
+        header, trailing = body, body[len(body) :]
+    elif header_length <= len(body):
+        header, trailing = body[:header_length], body[header_length:]
+    else:
+        raise InputFault(f"Inference-Header-Content-Length is {header_length}, the body has {len(body)} bytes")
+    try:
+        asked = _decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputFault(f"the request is not an inference request: {error}") from error
+    found = _tensors(asked.inputs, trailing, inputs)
+    default = asked.parameters.binary_data_output if asked.parameters is not None else None
+    return Request(asked.id, found, _outputs(asked.outputs, outputs, wants_binary if default is None else default))
+
+
+def _tensors(given: list[_Input], trailing: memoryview, declared: Mapping[str, Tensor]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    position = 0
+    for item in given:
+        tensor = _check(item, declared)
+        if item.name in found:
+            raise InputFault(f"tensor {tensor.name} is given twice")
+        size = item.parameters.binary_data_size if item.parameters is not None else None
+        if size is None:
+            if not item.data:
+                raise InputFault(f"tensor {tensor.name} has neither data nor parameters.binary_data_size")
+            found[tensor.name] = tensors.from_json(tensor.name, tensor.datatype, item.shape, item.data)
+            continue
+        if item.data:
+            raise InputFault(f"tensor {tensor.name} has both data and parameters.binary_data_size")
+        if position + size > len(trailing):
+            raise InputFault(
+                f"tensor {tensor.name}: binary_data_size is {size} bytes, {len(trailing) - position} are left of the"
+                " body after the JSON that Inference-Header-Content-Length measures"
+            )
+        raw = trailing[position : position + size]
+        found[tensor.name] = tensors.from_bytes(tensor.name, tensor.datatype, item.shape, raw)
+        position += size
+    if position != len(trailing):
+        raise InputFault(f"{len(trailing) - position} bytes of the body belong to no tensor's binary_data_size")
+    if len(found) != len(declared):
+        missing = ", ".join(name for name in declared if name not in found)
+        raise InputFault(f"tensor {missing} is missing; the model takes {', '.join(declared)}")
+    return found
+
+
+def _check(item: _Input, declared: Mapping[str, Tensor]) -> Tensor:
+    tensor = declared.get(item.name)
+    if tensor is None:
+        raise InputFault(f"there is no input tensor {_told(item.name)}; the model takes {', '.join(declared)}")
+    if item.datatype != tensor.datatype:
+        raise InputFault(f"tensor {tensor.name}: datatype {_told(item.datatype)}, the model takes {tensor.datatype}")
+    if not tensors.fits(item.shape, tensor.shape):
+        raise InputFault(f"tensor {tensor.name}: shape {list(item.shape)}, the model takes {list(tensor.shape)}")
+    if not math.prod(item.shape):
+        # An empty question has an empty answer, and that would count as the model's null.
+        raise InputFault(f"tensor {tensor.name}: shape {list(item.shape)} has no element")
+    if item.parameters is not None and item.parameters.shared_memory_region is not None:
+        raise InputFault(f"tensor {tensor.name}: shared memory is not supported; send the data")
+    return tensor
+
+
+def _outputs(
+    asked: list[_Output] | None, declared: Mapping[str, Tensor], default: bool
+) -> tuple[tuple[str, bool], ...]:
+    if not asked:
+        return tuple((name, default) for name in declared)
+    found: dict[str, bool] = {}
+    for item in asked:
+        if item.name not in declared:
+            raise InputFault(f"there is no output {_told(item.name)}; the model answers {', '.join(declared)}")
+        if item.name in found:
+            raise InputFault(f"output {item.name} is asked for twice")
+        binary = None
+        if item.parameters is not None:
+            binary = item.parameters.binary_data
+            if item.parameters.classification:
+                raise InputFault(f"output {item.name}: the classification extension is not supported")
+            if item.parameters.shared_memory_region is not None:
+                raise InputFault(f"output {item.name}: shared memory is not supported")
+        found[item.name] = default if binary is None else binary
+    return tuple(found.items())
+
+
+def _told(name: str) -> str:
+    """A stranger's text, short enough for a message."""
+    return repr(name if len(name) <= _NAME_CHARACTERS_TOLD else name[:_NAME_CHARACTERS_TOLD] + "…")

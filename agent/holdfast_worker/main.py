@@ -1,0 +1,135 @@
+"""The worker process: one release, one socket, asks answered in order until it is told to stop or its gateway is gone.
+
+Started by the gateway as `python -m holdfast_worker --fd N`; N is the inherited end of a socket pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from holdfast_worker.channel import Channel, LostPlace, exit_when_peer_is_gone
+from holdfast_worker.failures import LoadRefused
+from holdfast_worker.protocol import (
+    ASK_HEAD,
+    LENGTH,
+    VERSION,
+    Failed,
+    Hello,
+    Kind,
+    Load,
+    Ready,
+    answer_head,
+    control,
+    read_ask,
+)
+
+if TYPE_CHECKING:
+    from holdfast_worker.release_runner import Runner
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_LOST_PLACE = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one worker to its end; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m holdfast_worker",
+        description="Serves one release over an inherited socket. Started by holdfast-gateway, not by people.",
+    )
+    parser.add_argument("--fd", type=int, required=True, help="the worker's end of a connected stream socket pair")
+    descriptor: int = parser.parse_args(arguments).fd
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to hear: it drains, then stops its workers
+    try:
+        connection = socket.socket(fileno=descriptor)
+    except OSError as error:
+        parser.error(f"--fd {descriptor} is no socket: {error.strerror}")
+    with connection:
+        connection.set_inheritable(False)
+        connection.setblocking(True)
+        exit_when_peer_is_gone(connection)
+        try:
+            return work(Channel(connection))
+        except (BrokenPipeError, ConnectionResetError):
+            return EXIT_DONE  # the gateway is gone
+        except LostPlace as error:
+            print(f"holdfast-worker: {error}", file=sys.stderr)
+            return EXIT_LOST_PLACE
+
+
+def work(channel: Channel) -> int:
+    """HELLO, LOAD, READY or FAILED, then answers; the exit status."""
+    channel.send(control(Kind.HELLO, Hello(version=VERSION, pid=os.getpid())))
+    frame = channel.receive()
+    if frame is None or frame[LENGTH.size] == Kind.STOP:
+        return EXIT_DONE
+    if frame[LENGTH.size] != Kind.LOAD:
+        raise LostPlace(f"expected LOAD, found kind {frame[LENGTH.size]}")
+    try:
+        wanted = msgspec.json.decode(frame[LENGTH.size + 1 :], type=Load)
+    except msgspec.DecodeError as error:
+        raise LostPlace(f"LOAD cannot be read: {error}") from error
+    started = time.perf_counter()
+    try:
+        runner = _load(wanted)
+    except LoadRefused as error:
+        channel.send(control(Kind.FAILED, Failed(code=error.code, detail=error.detail)))
+        return EXIT_FAILED
+    ready = Ready(
+        inputs=runner.inputs,
+        outputs=runner.outputs,
+        fingerprint=runner.fingerprint,
+        load_ms=round((time.perf_counter() - started) * 1000, 3),
+        self_test_cases=runner.self_test_cases,
+    )
+    channel.send(control(Kind.READY, ready))
+    serve(channel, runner)
+    return EXIT_DONE
+
+
+def serve(channel: Channel, runner: Runner) -> None:
+    """Answer in order, until STOP (what was asked before it has been answered then) or until the gateway is gone."""
+    while (frame := channel.receive()) is not None:
+        kind = frame[LENGTH.size]
+        if kind == Kind.STOP:
+            return
+        if kind != Kind.ASK or len(frame) < ASK_HEAD.size:
+            raise LostPlace(f"expected ASK or STOP, found kind {kind} in {len(frame)} bytes")
+        ask = read_ask(frame)
+        reply = runner.answer(ask.body, ask.header_length, ask.wants_binary)
+        head = answer_head(
+            ask.id,
+            reply.outcome,
+            header_length=reply.header_length,
+            compute_us=min(reply.compute_us, 0xFFFFFFFF),
+            body_bytes=sum(map(len, reply.parts)),
+        )
+        channel.send(head, *reply.parts)
+
+
+def _load(wanted: Load) -> Runner:
+    # Imported after HELLO: numpy and the runtime take longer than everything before them. Nothing here multiplies matrices
+    # with numpy, so its BLAS needs no threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from holdfast_worker import release_runner  # noqa: PLC0415
+
+    files = release_runner.read(
+        Path(wanted.manifests), Path(wanted.blobs), wanted.release, environment=wanted.environment
+    )
+    if files.release.pipeline != wanted.pipeline:
+        raise LoadRefused(
+            "load-failed", f"asked to load {wanted.pipeline}, the manifest is of {files.release.pipeline}"
+        )
+    # Here, with everything imported and before a stranger's model first computes, is where the process will be confined:
+    # an address-space limit from release.limits.memory_bytes_max, no new privileges, no network.
+    return release_runner.start(files)

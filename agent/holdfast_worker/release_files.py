@@ -1,0 +1,180 @@
+"""The verified bytes of a release: from one digest down, each file read once, checked, and those very bytes used.
+
+A closed world: the release's digest names its manifest, which names its models by digest, which name their files by digest
+and length. Signatures were checked when the manifests were fetched; from then on a digest is enough, and a worker needs no
+keys (cryptography would cost each worker 8 MB).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+
+import msgspec
+
+from holdfast_shared import strict_json
+from holdfast_shared.errors import Malformed
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, digest_of, hex_of
+from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, Stage, Variant
+from holdfast_worker.failures import LoadRefused
+
+T = TypeVar("T", Release, ModelVersion)
+
+# What publish accepts. Larger, it would be read into memory for nothing.
+CASES_BYTES_MAX: Final = 16 * 1024**2
+_ENVELOPE_DEPTH_MAX: Final = 4
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """What a digest can vouch for of a DSSE envelope."""
+
+    payload: str
+
+
+class StageFiles(NamedTuple):
+    stage: Stage
+    variant: Variant
+    weights: bytes
+
+
+class ReleaseFiles(NamedTuple):
+    release: Release
+    digest: str
+    stages: tuple[StageFiles, ...]
+    cases: bytes
+
+
+class Folders(NamedTuple):
+    """Where manifests and blobs lie, each by the hex digits of its digest."""
+
+    manifests: Path
+    blobs: Path
+
+
+def read(folders: Folders, digest: str, *, environment: str, runtimes: frozenset[str]) -> ReleaseFiles:
+    """Everything that the release needs, verified. Raises LoadRefused."""
+    release = _manifest(folders, digest, Release)
+    _check_supported(release, environment)
+    stages = tuple(_stage(folders, stage, f"stages[{index}]", runtimes) for index, stage in enumerate(release.stages))
+    cases = release.self_test.blob
+    if cases.size_bytes > CASES_BYTES_MAX:
+        raise LoadRefused(
+            "not-supported", f"self_test.blob is {cases.size_bytes} bytes; at most {CASES_BYTES_MAX} are allowed"
+        )
+    return ReleaseFiles(release, digest, stages, _blob(folders, cases.digest, cases.size_bytes, "self_test.blob"))
+
+
+def _check_supported(release: Release, environment: str) -> None:
+    if environment != SYSTEM_ENVIRONMENT:
+        raise LoadRefused("not-supported", f"environment {environment}: only {SYSTEM_ENVIRONMENT} is supported yet")
+    if environment not in release.environments:
+        raise LoadRefused(
+            "not-supported",
+            f"the release was validated in {', '.join(release.environments)}, not in the environment {environment}",
+        )
+
+
+def _stage(folders: Folders, stage: Stage, where: str, runtimes: frozenset[str]) -> StageFiles:
+    model = _manifest(folders, stage.model.digest, ModelVersion)
+    if (model.name, model.version) != (stage.model.name, stage.model.version):
+        raise LoadRefused(
+            "load-failed",
+            f"{where}.model: the release names {stage.model.name} {stage.model.version},"
+            f" the manifest of that digest is {model.name} {model.version}",
+        )
+    variant = _fitting(model, where, runtimes)
+    weights: list[bytes] = []
+    for file in variant.files:
+        data = _blob(folders, file.digest, file.size_bytes, file.path)
+        if file.role == "weights":
+            weights.append(data)
+    if len(weights) != 1:
+        raise LoadRefused(
+            "load-failed", f"{where}: variant {variant.name} has {len(weights)} files of role weights, expected 1"
+        )
+    return StageFiles(stage, variant, weights[0])
+
+
+def _fitting(model: ModelVersion, where: str, runtimes: frozenset[str]) -> Variant:
+    """The first variant for this machine: publishers list the best first."""
+    machine = os.uname().machine
+    for variant in model.variants:
+        hardware = variant.hardware
+        if (
+            variant.runtime in runtimes
+            and not hardware.accelerators
+            and (not hardware.architectures or machine in hardware.architectures)
+        ):
+            return variant
+    offered = "; ".join(
+        f"{variant.name}: {variant.runtime} on {', '.join(variant.hardware.architectures) or 'any'}"
+        + (f" with {', '.join(variant.hardware.accelerators)}" if variant.hardware.accelerators else "")
+        for variant in model.variants
+    )
+    raise LoadRefused("not-supported", f"{where}: no variant of {model.name} runs on {machine} ({offered})")
+
+
+def _manifest(folders: Folders, digest: str, kind: type[T]) -> T:
+    what = f"manifest {digest[:19]}…"
+    raw = _bytes_of(folders.manifests / hex_of(digest), what, lambda size: size <= ENVELOPE_BYTES_MAX)
+    try:
+        envelope = strict_json.decode(
+            raw, _Envelope, what=what, size_bytes_max=ENVELOPE_BYTES_MAX, depth_max=_ENVELOPE_DEPTH_MAX
+        )
+        payload = base64.b64decode(envelope.payload, validate=True)
+    except (Malformed, binascii.Error, ValueError) as error:
+        raise LoadRefused("damaged-blob", f"{what} is not an envelope: {error}") from error
+    if digest_of(payload) != digest:
+        raise LoadRefused("damaged-blob", f"{what}: its payload's digest is {digest_of(payload)}")
+    try:
+        found = strict_json.decode(payload, kind, what=what, size_bytes_max=ENVELOPE_BYTES_MAX)
+    except Malformed as error:
+        raise LoadRefused("load-failed", str(error)) from error
+    _check_critical(found, what)
+    return found
+
+
+def _check_critical(manifest: Any, what: str) -> None:
+    unknown = sorted(set(manifest.critical) - set(manifest.__struct_fields__))
+    if unknown:
+        raise LoadRefused(
+            "not-supported", f"{what} calls {', '.join(unknown)} critical, which this version does not know"
+        )
+
+
+def _blob(folders: Folders, digest: str, size_bytes: int, name: str) -> bytes:
+    what = f"{name} ({digest[:19]}…)"
+    data = _bytes_of(folders.blobs / hex_of(digest), what, lambda size: size == size_bytes)
+    if digest_of(data) != digest:
+        raise LoadRefused("damaged-blob", f"{what}: its bytes' digest is {digest_of(data)}")
+    return data
+
+
+def _bytes_of(path: Path, what: str, right_size: Callable[[int], bool]) -> bytes:
+    """One read of one regular file. Its size is asked first, so that no wrong file fills the memory."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or not right_size(status.st_size):
+                _wrong_length(what, status.st_size)
+            data = os.read(descriptor, status.st_size)
+            while len(data) < status.st_size:  # one system call reads at most 2 GiB
+                more = os.read(descriptor, status.st_size - len(data))
+                if not more:
+                    _wrong_length(what, len(data))
+                data += more
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise LoadRefused("damaged-blob", f"{what} cannot be read: {error.strerror}") from error
+    return data
+
+
+def _wrong_length(what: str, size: int) -> NoReturn:
+    raise LoadRefused("damaged-blob", f"{what} has the wrong length, {size} bytes")

@@ -1,0 +1,226 @@
+"""Small real ONNX models: one trained on scikit-learn's scanned digits, and some that go wrong in one way each.
+
+All take `image` FP32 [n, 64], pixels from 0 to 1, and answer `probabilities` FP32 [n, 10], unless they say otherwise. IR
+version and operators are pinned to what small devices' runtimes read. Each is made once a session.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from holdfast_shared.wire.release import Datatype, Tensor
+
+PIXELS: Final = 64
+KINDS: Final = 10
+INPUTS: Final = (Tensor(name="image", datatype="FP32", shape=(-1, PIXELS)),)
+OUTPUTS: Final = (Tensor(name="probabilities", datatype="FP32", shape=(-1, KINDS)),)
+# About one image in eight leaves this column empty: `nan_on_some` divides by its ink.
+COLUMN: Final = 1
+
+ELEMENT_TYPES: Final[dict[Datatype, int]] = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BYTES": TensorProto.STRING,
+}
+
+Floats = npt.NDArray[np.float32]
+
+
+@functools.cache
+def images() -> Floats:
+    """All 1797 scanned digits, a row each."""
+    found: Floats = (load_digits().data / 16).astype(np.float32)
+    return found
+
+
+@functools.cache
+def labels() -> npt.NDArray[np.int64]:
+    found: npt.NDArray[np.int64] = load_digits().target.astype(np.int64)
+    return found
+
+
+def blank_images() -> Floats:
+    """Those on which `nan_on_some` answers NaN."""
+    found: Floats = images()[~_inked()]
+    return found
+
+
+def inked_images() -> Floats:
+    """Those on which `nan_on_some` answers numbers."""
+    found: Floats = images()[_inked()]
+    return found
+
+
+@functools.cache
+def trained(strength: float = 0.05) -> bytes:
+    """A logistic regression of the digits; another `strength` is another, equally honest release of it."""
+    weights, bias = _fitted(strength)
+    return model(
+        [node("Gemm", ["image", "w", "b"], ["z"]), node("Softmax", ["z"], ["probabilities"])],
+        constants={"w": weights, "b": bias},
+    )
+
+
+@functools.cache
+def nan_on_some() -> bytes:
+    """The trained model, its answer divided by a standardisation that is 0 / 0 on `blank_images`."""
+    weights, bias = _fitted(0.05)
+    return model(
+        [
+            node("Gemm", ["image", "w", "b"], ["z"]),
+            node("Softmax", ["z"], ["p"]),
+            node("Gather", ["image", "columns"], ["column"], axis=1),
+            node("ReduceSum", ["column", "axes"], ["ink"], keepdims=1),
+            node("Div", ["ink", "ink"], ["one"]),
+            node("Mul", ["p", "one"], ["probabilities"]),
+        ],
+        constants={
+            "w": weights,
+            "b": bias,
+            "columns": np.arange(COLUMN, PIXELS, 8, dtype=np.int64),
+            "axes": np.array([1], dtype=np.int64),
+        },
+    )
+
+
+@functools.cache
+def infinite() -> bytes:
+    """Divides by zero: +inf on every image."""
+    return _after_scores([node("Div", ["scores", "zero"], ["probabilities"])], zero=np.float32(0))
+
+
+@functools.cache
+def constant(value: float) -> bytes:
+    """The same number everywhere: what a sentinel looks like."""
+    return _after_scores(
+        [node("Mul", ["scores", "zero"], ["nothing"]), node("Add", ["nothing", "value"], ["probabilities"])],
+        zero=np.float32(0),
+        value=np.float32(value),
+    )
+
+
+@functools.cache
+def empty() -> bytes:
+    """Answers no row."""
+    return _after_scores(
+        [node("Slice", ["scores", "zeros", "zeros", "zeros"], ["probabilities"])], zeros=np.array([0], dtype=np.int64)
+    )
+
+
+@functools.cache
+def raises_on_two() -> bytes:
+    """Computes one image at a time; two make a reshape fail inside the model."""
+    return _after_scores(
+        [node("Reshape", ["scores", "one_row"], ["probabilities"])], one_row=np.array([1, KINDS], dtype=np.int64)
+    )
+
+
+@functools.cache
+def slow(rounds: int) -> bytes:
+    """Takes its time before it answers: `rounds` of 10^8 multiply-adds, some 10 ms each. Many: it hangs."""
+    body = helper.make_graph(
+        [
+            node("MatMul", ["square", "square"], ["product"]),
+            node("Mul", ["product", "tiny"], ["next"]),
+            node("Identity", ["go"], ["going"]),
+        ],
+        "round",
+        [
+            helper.make_tensor_value_info("index", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("square", TensorProto.FLOAT, [464, 464]),
+        ],
+        [
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [464, 464]),
+        ],
+        [numpy_helper.from_array(np.float32(1 / 464), "tiny")],
+    )
+    return _after_scores(
+        [
+            node("ReduceMax", ["scores"], ["most"], keepdims=0),
+            node("Expand", ["most", "size"], ["start"]),
+            node("Loop", ["rounds", "true", "start"], ["end"], body=body),
+            node("ReduceMax", ["end"], ["last"], keepdims=0),
+            node("Mul", ["last", "zero"], ["none"]),
+            node("Add", ["scores", "none"], ["probabilities"]),
+        ],
+        size=np.array([464, 464], dtype=np.int64),
+        rounds=np.array(rounds, dtype=np.int64),
+        true=np.array(True),
+        zero=np.float32(0),
+    )
+
+
+@functools.cache
+def echo(datatype: Datatype, rank: int = 1) -> bytes:
+    """`given` in, `answered` out, unchanged: any datatype, any sizes."""
+    shape = [f"d{index}" for index in range(rank)]
+    kind = ELEMENT_TYPES[datatype]
+    return model(
+        [node("Identity", ["given"], ["answered"])],
+        inputs=[helper.make_tensor_value_info("given", kind, shape)],
+        outputs=[helper.make_tensor_value_info("answered", kind, shape)],
+    )
+
+
+def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
+    return helper.make_node(operator, list(inputs), list(outputs), **attributes)
+
+
+def model(
+    nodes: Sequence[Any],
+    *,
+    constants: dict[str, Any] | None = None,
+    inputs: Sequence[Any] | None = None,
+    outputs: Sequence[Any] | None = None,
+) -> bytes:
+    """A graph as an ONNX file; `image` and `probabilities` unless told otherwise."""
+    graph = helper.make_graph(
+        list(nodes),
+        "digits",
+        list(inputs or [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", PIXELS])]),
+        list(outputs or [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["m", KINDS])]),
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9, producer_name="holdfast-tests"
+    )
+    return bytes(made.SerializeToString())
+
+
+def _inked() -> npt.NDArray[np.bool_]:
+    return np.asarray(images()[:, COLUMN::8].sum(axis=1) > 0)
+
+
+@functools.cache
+def _fitted(strength: float) -> tuple[Floats, Floats]:
+    fitted = LogisticRegression(C=strength, max_iter=500).fit(images(), labels())
+    return fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32)
+
+
+def _after_scores(nodes: Sequence[Any], **constants: Any) -> bytes:
+    """The trained model's probabilities as `scores`, and what becomes of them."""
+    weights, bias = _fitted(0.05)
+    return model(
+        [node("Gemm", ["image", "w", "b"], ["z"]), node("Softmax", ["z"], ["scores"]), *nodes],
+        constants={"w": weights, "b": bias, **constants},
+    )

@@ -1,0 +1,183 @@
+"""Releases as a publisher signs them and as a device has them on disk: manifests and blobs, by digest.
+
+ref = install(state, "digits", "1.0.0", digits_models.trained())
+runner = release_runner.load(state.manifests, state.blobs, ref.digest)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared import durable, strict_json
+from holdfast_shared.identifiers import digest_of
+from holdfast_shared.signing import PrivateKey, sign
+from holdfast_shared.wire.assignment import ReleaseRef
+from holdfast_shared.wire.release import (
+    MODEL_TYPE,
+    RELEASE_TYPE,
+    Blob,
+    DataSet,
+    File,
+    Framework,
+    Guardrail,
+    Hardware,
+    Limits,
+    ModelRef,
+    ModelVersion,
+    Release,
+    SelfTest,
+    Stage,
+    Tensor,
+    Trial,
+    Variant,
+    reference_to,
+)
+from support import digits_models
+
+STAGE: Final = "model"
+# Whoever checks signatures takes `PUBLISHER.public`.
+PUBLISHER: Final = PrivateKey.generate()
+_GOLDEN_IMAGES: Final = 2
+
+
+class Published(NamedTuple):
+    """A release as a publisher hands it over: two envelopes and the blobs that they name."""
+
+    ref: ReleaseRef
+    release: Release
+    models: tuple[ModelVersion, ...]
+    envelopes: dict[str, bytes]  # by the digest of their payload
+    blobs: dict[str, bytes]
+
+
+def install(state: StateFolder, pipeline: str, version: str, model: bytes, **details: Any) -> ReleaseRef:
+    """Publish and lay out; `details` are those of `publish`."""
+    published = publish(pipeline, version, model, **details)
+    lay_out(state, published)
+    return published.ref
+
+
+def lay_out(state: StateFolder, published: Published) -> None:
+    """What fetch leaves behind when it has staged a release. May be repeated."""
+    durable.make_folder(state.manifests)
+    durable.make_folder(state.blobs)
+    for digest, envelope in published.envelopes.items():
+        durable.write_file(state.manifest(digest), envelope)
+    for digest, blob in published.blobs.items():
+        durable.write_file(state.blob(digest), blob)
+
+
+def publish(
+    pipeline: str,
+    version: str,
+    model: bytes,
+    *,
+    inputs: tuple[Tensor, ...] = digits_models.INPUTS,
+    outputs: tuple[Tensor, ...] = digits_models.OUTPUTS,
+    golden: Sequence[dict[str, Any]] | bytes | None = None,
+    tolerance: float = 1e-4,
+    sentinels: dict[str, float] | None = None,
+    guardrails: tuple[Guardrail, ...] = (),
+    trial: Trial | None = None,
+    limits: Limits | None = None,
+    key: PrivateKey = PUBLISHER,
+    release_changes: dict[str, Any] | None = None,
+    variant_changes: dict[str, Any] | None = None,
+) -> Published:
+    """A signed release of one stage. `golden` None: two real images and what the model answers to them, if it can.
+
+    `release_changes` and `variant_changes` replace fields of the manifests: for what a careful publisher would not do.
+    """
+    cases = _cases(golden if golden is not None else golden_cases(model))
+    variant = Variant(
+        name="cpu",
+        runtime="onnx",
+        hardware=Hardware(),
+        files=(File(path="model.onnx", role="weights", digest=digest_of(model), size_bytes=len(model)),),
+        inputs=inputs,
+        outputs=outputs,
+    )
+    described = ModelVersion(
+        name=pipeline,
+        version=version,
+        training_data=DataSet(
+            name="scikit-learn digits", digest=digest_of(digits_models.images().tobytes()), rows=1797
+        ),
+        metrics={"accuracy": 0.9},
+        framework=Framework(name="scikit-learn", version="1"),
+        variants=(_changed(variant, variant_changes),),
+    )
+    model_payload = strict_json.encode(described)
+    release = _changed(
+        Release(
+            pipeline=pipeline,
+            version=version,
+            stages=(
+                Stage(
+                    name=STAGE,
+                    model=ModelRef(name=pipeline, version=version, digest=digest_of(model_payload)),
+                    inputs={tensor.name: f"request.{tensor.name}" for tensor in inputs},
+                ),
+            ),
+            outputs={tensor.name: f"{STAGE}.{tensor.name}" for tensor in outputs},
+            self_test=SelfTest(
+                blob=Blob(digest=digest_of(cases), size_bytes=len(cases)),
+                absolute_tolerance=tolerance,
+                relative_tolerance=tolerance,
+            ),
+            guardrails=guardrails,
+            trial=trial or Trial(soak_s=0, requests_min=0),
+            limits=limits or Limits(),
+            sentinels=sentinels or {},
+        ),
+        release_changes,
+    )
+    return sealed(release, (described,), {digest_of(model): model, digest_of(cases): cases}, key)
+
+
+def sealed(
+    release: Release, models: tuple[ModelVersion, ...], blobs: dict[str, bytes], key: PrivateKey = PUBLISHER
+) -> Published:
+    """Manifests signed as they are."""
+    payload = strict_json.encode(release)
+    envelopes: dict[str, bytes] = {digest_of(payload): sign(payload, RELEASE_TYPE, [key])}
+    for model in models:
+        model_payload = strict_json.encode(model)
+        envelopes[digest_of(model_payload)] = sign(model_payload, MODEL_TYPE, [key])
+    return Published(reference_to(release, digest_of(payload)), release, models, envelopes, blobs)
+
+
+def golden_cases(model: bytes) -> list[dict[str, Any]]:
+    """Real images on which the model answers finite numbers, with its answers."""
+    session: Any = onnxruntime.InferenceSession(model)
+    cases = []
+    for image in digits_models.inked_images()[:_GOLDEN_IMAGES]:
+        (answer,) = session.run(["probabilities"], {"image": image.reshape(1, -1)})
+        cases.append({"inputs": [tensor("image", image.reshape(1, -1))], "outputs": [tensor("probabilities", answer)]})
+    return cases
+
+
+def tensor(name: str, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """An FP32 tensor in the protocol's JSON."""
+    return {
+        "name": name,
+        "datatype": "FP32",
+        "shape": list(values.shape),
+        "data": [float(value) for value in values.ravel()],
+    }
+
+
+def _cases(golden: Sequence[dict[str, Any]] | bytes) -> bytes:
+    return golden if isinstance(golden, bytes) else json.dumps({"cases": list(golden)}).encode()
+
+
+def _changed(value: Any, changes: dict[str, Any] | None) -> Any:
+    return msgspec.structs.replace(value, **(changes or {}))
