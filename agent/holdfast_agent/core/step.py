@@ -15,7 +15,7 @@ import msgspec
 
 from holdfast_agent.core import acceptance, backoff, dataplane, departure, intent, life, reporting
 from holdfast_agent.core.commands import Command, Save, WakeAt
-from holdfast_agent.core.device import Desk, Device, Leaving, Live, Own
+from holdfast_agent.core.device import SECOND_US, Desk, Device, Leaving, Live, Own
 from holdfast_agent.core.events import (
     DocumentReceived,
     Event,
@@ -33,6 +33,8 @@ from holdfast_shared.wire.release import Release
 
 # Changes of one pipeline in one step. The machine has seven states and no loop without waiting: more is a bug of ours.
 CHANGES_MAX: Final = 24
+# The first health after a start waits for the gateway's word on what serves, and not for long.
+FIRST_HEALTH_US: Final = 2 * SECOND_US
 
 
 class Step(NamedTuple):
@@ -56,12 +58,13 @@ def resume(own: Own, record: Record, releases: Mapping[str, Release], now: Momen
         record=started,
         documents=acceptance.parsed_documents(own, record),
         releases=dict(releases),
-        desk=Desk(number=record.number, health_due_us=now.monotonic_us),
+        desk=Desk(number=record.number, health_due_us=now.monotonic_us + min(own.health_us, FIRST_HEALTH_US)),
         garbage=True,
     )
     for name in record.pipelines:
         device = _resumed(device, name, now)
-    return _settled(record, device.telling("restarted", now, detail=f"start {started.boots}"), now)
+    device = device.telling("restarted", now, detail=f"start {started.boots}", urgent=False)
+    return _settled(record, device, now)
 
 
 def first_record(incarnation: str) -> Record:
