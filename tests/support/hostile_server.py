@@ -48,6 +48,9 @@ class HostileServer:
         return [request for request in self.requests if request.path == path]
 
     def close(self) -> None:
+        """Answer nobody any more. May be repeated."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -154,6 +157,10 @@ def endless(turn: Turn) -> None:
     turn.send(head(200))
     while not turn.wait(0):
         turn.send(b"\0" * 65536)
+
+
+def hang_up(turn: Turn) -> None:
+    """Reads the request, and closes."""
 
 
 def silent(turn: Turn) -> None:
