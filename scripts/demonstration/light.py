@@ -56,7 +56,8 @@ from holdfast_shared.wire.membership import TYPE as MEMBERSHIP_TYPE
 from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import TYPE as REPORT_TYPE
 
-REQUESTS_A_SECOND: Final = 10
+# Slower than a real device: those notice first, so that their own fallback is seen and not only the halt's.
+REQUESTS_A_SECOND: Final = 6
 ASK_EVERY_S: Final = 1.0
 # Reports of one device that the broker has not acknowledged; the oldest health would go first on a real device's disk.
 UNSENT_MAX: Final = 200

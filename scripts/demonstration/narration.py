@@ -50,7 +50,7 @@ class Narration:
             print(f"\r\x1b[K{self._clock()}  … {text[:_WIDTH]}", end="", file=self._stream, flush=True)
         elif time.monotonic() - self._moved_at >= self.EVERY_S:
             self._moving, self._moved_at = text, time.monotonic()
-            print(f"{self._clock()}  … {text}", file=self._stream, flush=True)
+            print(click.unstyle(f"{self._clock()}  … {text}"), file=self._stream, flush=True)
 
     def _line(self, text: str) -> None:
         if self._moving and self._stream.isatty():

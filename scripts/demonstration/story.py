@@ -26,7 +26,7 @@ BACK_S: Final = 90.0
 RESTART_S: Final = 60.0
 LOOK_S: Final = 0.25
 # How a wave is judged in the demo: seconds instead of hours, and requests that a light device gets in a few of them.
-WATCHED: Final = ("--soak", "2", "--requests-min", "40", "--deadline", "150")
+WATCHED: Final = ("--soak", "2", "--requests-min", "25", "--deadline", "150")
 SEGMENT: Final = "eu-west"
 
 
