@@ -30,11 +30,11 @@ KEYS = {
 
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Whoever has the folder on their command line."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in word for word in process.info["cmdline"] or ()):
-            found.append(process)
-    return found
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]
 
 
 @pytest.mark.slow

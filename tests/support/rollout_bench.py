@@ -253,15 +253,22 @@ class Speaker:
     def report(self, connection: Any) -> None:
         now = self.bench.now()
         current, previous = self.view.current, self.view.previous
-        slots = {
-            name: SlotReport(release=slot.release, environment="system", ready=True) if slot else None
-            for name, slot in (("serving", current), ("current", current), ("previous", previous))
-        }
+
+        def said_of(slot: Target | None) -> SlotReport | None:
+            return SlotReport(release=slot.release, environment="system", ready=True) if slot else None
+
         condemned = tuple(
             CondemnedHere(release=one.target.release, environment="system", attempt=0, code="guardrail-null-rate")
             for one in self.view.condemned_here
         )
-        said = PipelineReport(pipeline=PIPELINE, state="idle", condemned_here=condemned, **slots)
+        said = PipelineReport(
+            pipeline=PIPELINE,
+            state="idle",
+            serving=said_of(current),
+            current=said_of(current),
+            previous=said_of(previous),
+            condemned_here=condemned,
+        )
         report = {
             "type": "holdfast.report/1", "fleet": "test", "device": self.device, "incarnation": "0" * 16,
             "number": next(self.numbers), "kind": "health", "sent_at": now.at, "sent_monotonic_us": now.monotonic_us,
