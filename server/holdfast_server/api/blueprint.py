@@ -27,6 +27,7 @@ def blueprint(context: Context, reads: Reads, limits: BodyLimits, stopping: thre
     """The whole API. Event streams end once `stopping` is set."""
     api = Blueprint("api", __name__, url_prefix=BASE)
     api.register_error_handler(HoldfastError, refusal)
+    api.before_request(queries.check_printable)
     documents, writes = Documents(context), Writes(context, limits)
     streams = Streams(Watch(context.database), stopping)
 

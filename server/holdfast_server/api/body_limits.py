@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
+from sqlalchemy.exc import DBAPIError
+
+from holdfast_shared.identifiers import DIGEST_PATTERN
 from holdfast_shared.wire import command, membership, release
 
 BASE: Final = "/api/v1"
@@ -27,5 +31,13 @@ class BodyLimits:
         if method == "POST":
             return _DOCUMENTS.get(path, 0)
         if method == "PUT" and path.startswith(_BLOB):
-            return self._expected_size(path.removeprefix(_BLOB)) or 0
+            return self._blob(path.removeprefix(_BLOB))
         return 0
+
+    def _blob(self, digest: str) -> int:
+        if not re.fullmatch(DIGEST_PATTERN, digest):
+            return 0
+        try:
+            return self._expected_size(digest) or 0
+        except DBAPIError:
+            return 0  # the database is away: the view says so

@@ -25,6 +25,13 @@ class Page(NamedTuple):
     limit: int
 
 
+def check_printable() -> None:
+    """Raises Malformed for an address or a parameter with control characters: no name has them, and no database wants them."""
+    for where, value in (("address", request.path), *request.args.items()):
+        if not value.isprintable():
+            raise Malformed(f"it has control characters: {value[:64]!r}", field=where[:64], next_step="leave them out")
+
+
 def check_names(*known: str) -> None:
     """Raises Malformed for a parameter that the address does not have: a misspelt filter must not show everything."""
     for name, value in request.args.items():
@@ -72,7 +79,7 @@ def devices_page() -> Page:
 
 
 def digest(value: str) -> Digest:
-    if not re.match(DIGEST_PATTERN, value) or "\n" in value:
+    if not re.fullmatch(DIGEST_PATTERN, value):
         raise Malformed(
             f"{value[:80]!r} is no digest", field="digest", next_step="write `sha256:` and 64 lower-case hex digits"
         )
@@ -80,7 +87,7 @@ def digest(value: str) -> Digest:
 
 
 def name(value: str, field: str) -> str:
-    if not re.match(NAME_PATTERN, value) or "\n" in value:
+    if not re.fullmatch(NAME_PATTERN, value):
         raise Malformed(
             f"{value[:80]!r} is no name", field=field, next_step="names are lower-case letters, digits, `-`"
         )
@@ -88,7 +95,7 @@ def name(value: str, field: str) -> str:
 
 
 def device(value: str) -> DeviceId:
-    if not re.match(DEVICE_PATTERN, value) or "\n" in value:
+    if not re.fullmatch(DEVICE_PATTERN, value):
         raise Malformed(
             f"{value[:80]!r} is no device id", field="device", next_step="ids are lower-case letters, digits and `._-`"
         )
