@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from flask import Response
+from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
 from holdfast_server.refusals import Limited, NoSpace, TooLarge
@@ -53,14 +53,10 @@ def answer(value: Any, status: int = 200) -> Response:
 
 
 def refusal(error: HoldfastError) -> Response:
-    """The answer to whoever must act."""
-    return answer(body_of(error), status_of(error))
-
-
-def body_of(error: HoldfastError) -> dict[str, Any]:
-    return {
-        "error": {"code": error.code, "field": error.field, "message": error.message, "next": error.next_step},
-    }
+    """The answer to whoever must act. What is wrong with a body as a whole is about the field `body`."""
+    field = error.field or ("body" if request.method in ("POST", "PUT") and error is not INTERNAL else "")
+    told = {"code": error.code, "field": field, "message": error.message, "next": error.next_step}
+    return answer({"error": told}, status_of(error))
 
 
 def status_of(error: HoldfastError) -> int:
