@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 import flask
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 
 from holdfast_server import api, web
 from holdfast_server.api import answers
@@ -40,7 +40,7 @@ def create(
 
 
 def _http_refused(error: HTTPException) -> flask.typing.ResponseReturnValue:
-    if _asks_api():
+    if _asks_api() or isinstance(error, SecurityError):  # a host that is not ours: nothing is linked from there
         return answers.http_refusal(error)
     return _page(HoldfastError(error.description or error.name), error.code or 500)
 

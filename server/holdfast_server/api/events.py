@@ -49,12 +49,12 @@ class Streams:
 
     def _events(self, gone: Callable[[], bool]) -> Iterator[str]:
         try:
-            seen = self._watch.counters()
+            generation, seen = self._watch.generation, self._watch.counters()
             yield f"retry: {RETRY_MS}\n: here\n\n"
             spoke = time.monotonic()
             while not self._stopping.wait(GAP_S) and not gone():
-                self._watch.wait(LOOK_S)
-                counters = self._watch.counters()
+                self._watch.wait(LOOK_S, since=generation)
+                generation, counters = self._watch.generation, self._watch.counters()
                 topics = sorted(topic for topic, counter in counters.items() if counter != seen.get(topic))
                 seen = counters
                 if topics:

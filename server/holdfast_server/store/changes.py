@@ -43,11 +43,15 @@ class Watch:
         with self._database.read() as connection:
             return counters(connection)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Until something was committed here, or the time is over; whether something was."""
+    @property
+    def generation(self) -> int:
+        """Grows with every commit of this process."""
+        return self._generation
+
+    def wait(self, timeout_s: float, *, since: int) -> bool:
+        """Until something was committed here since that generation, or the time is over; whether something was."""
         with self._condition:
-            seen = self._generation
-            return self._condition.wait_for(lambda: self._generation != seen, timeout_s)
+            return self._condition.wait_for(lambda: self._generation != since, timeout_s)
 
     def _wake(self) -> None:
         with self._condition:
