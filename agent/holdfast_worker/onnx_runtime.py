@@ -1,7 +1,9 @@
 """The ONNX backend: onnxruntime on the CPU, one thread by default, never spinning.
 
-A session is made of bytes, never of a path: by path onnxruntime follows links out of the folder, from bytes it refuses all
-external data. Spinning threads would take the second core of a small device from the gateway.
+A session is made of bytes, never of a path: by path onnxruntime follows links out of the folder. Even from bytes a model may
+name weights in another file, which nobody verified, and those are then sought in the *working directory* (measured with 1.32:
+a plain file or a hard link is read; `..`, absolute paths and symbolic links are not). So they are sought where nothing can be.
+Spinning threads would take the second core of a small device from the gateway.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from holdfast_worker.tensors import Array, ModelTensor
 
 _PROVIDERS: Final = ("CPUExecutionProvider",)
 _LOG_ERRORS_ONLY: Final = 3
+_NO_FOLDER: Final = "/dev/null"
 # Everything that onnxruntime is known to raise, on load or in a run; each is a direct subclass of Exception, without a base.
 _RAISED: Final[tuple[type[Exception], ...]] = (
     *(
@@ -83,6 +86,7 @@ class OnnxRuntime:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
         options.log_severity_level = _LOG_ERRORS_ONLY
         try:
             return OnnxSession(onnxruntime.InferenceSession(model, options, providers=list(_PROVIDERS)))

@@ -1,0 +1,365 @@
+"""What may be loaded: exactly the bytes that the digest vouches for, in the form the manifest declares, answering as promised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared.identifiers import digest_of
+from holdfast_shared.wire.release import Hardware, ModelRef, Release, Stage, Tensor
+from holdfast_worker import release_runner
+from holdfast_worker.failures import LoadRefused
+from holdfast_worker.release_runner import Outcome, Runner
+from support import digits_models
+from support.installed_release import Published, golden_cases, install, lay_out, publish, sealed, tensor
+
+
+def refused(state: StateFolder, digest: str, **changes: Any) -> LoadRefused:
+    with pytest.raises(LoadRefused) as found:
+        release_runner.load(state.manifests, state.blobs, digest, **changes)
+    assert "\n" not in found.value.detail
+    return found.value
+
+
+def refused_release(state: StateFolder, model: bytes, **details: Any) -> LoadRefused:
+    return refused(state, install(state, "digits", "1.0.0", model, **details).digest)
+
+
+def loaded(state: StateFolder, published: Published) -> Runner:
+    lay_out(state, published)
+    return release_runner.load(state.manifests, state.blobs, published.ref.digest)
+
+
+@pytest.fixture
+def published(state: StateFolder) -> Published:
+    made = publish("digits", "1.0.0", digits_models.trained())
+    lay_out(state, made)
+    return made
+
+
+def test_a_release_that_verifies_is_loaded_and_says_what_it_is(state: StateFolder, published: Published) -> None:
+    runner = release_runner.load(state.manifests, state.blobs, published.ref.digest)
+    assert (runner.pipeline, runner.version, runner.digest) == ("digits", "1.0.0", published.ref.digest)
+    assert runner.inputs == digits_models.INPUTS
+    assert runner.outputs == digits_models.OUTPUTS
+    assert runner.self_test_cases == 2
+    answers, outcome = runner.run({"image": digits_models.images()})
+    assert outcome is Outcome.OK
+    assert (answers["probabilities"].argmax(axis=1) == digits_models.labels()).mean() > 0.9
+
+
+def test_the_fingerprint_tells_runtime_and_machine_apart(state: StateFolder, published: Published) -> None:
+    found = release_runner.load(state.manifests, state.blobs, published.ref.digest).fingerprint
+    assert found["runtime"].startswith("onnxruntime ")
+    assert found["numpy"] == np.__version__
+    assert set(found) == {"runtime", "providers", "numpy", "python", "os", "kernel", "machine", "cpu_flags"}
+    assert all(isinstance(value, str) for value in found.values())
+
+
+# ---------------------------------------------------------------- bytes on disk
+def test_a_flipped_bit_anywhere_in_any_file_is_damage(state: StateFolder, published: Published) -> None:
+    """In each region of each blob, and of each manifest's payload: nothing is loaded that was not vouched for."""
+    for digest, blob in published.blobs.items():
+        for position in sorted({0, 1, len(blob) // 3, len(blob) // 2, len(blob) - 2, len(blob) - 1}):
+            changed = bytearray(blob)
+            changed[position] ^= 0x10
+            state.blob(digest).write_bytes(changed)
+            assert refused(state, published.ref.digest).code == "damaged-blob"
+        state.blob(digest).write_bytes(blob)
+    for digest, envelope in published.envelopes.items():
+        start = envelope.index(b'"payload":"') + len(b'"payload":"')
+        for position in (start, start + 1, start + 200):
+            changed = bytearray(envelope)
+            changed[position] = ord("B") if changed[position] != ord("B") else ord("C")
+            state.manifest(digest).write_bytes(changed)
+            assert refused(state, published.ref.digest).code == "damaged-blob"
+        state.manifest(digest).write_bytes(envelope)
+    release_runner.load(state.manifests, state.blobs, published.ref.digest)
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "empty", "missing", "a folder", "a link", "a pipe"])
+def test_a_file_of_another_length_or_kind_is_damage(state: StateFolder, published: Published, change: str) -> None:
+    """Links too: what is loaded lies in the store itself."""
+    import os
+
+    for path in (*map(state.blob, published.blobs), *map(state.manifest, published.envelopes)):
+        whole = path.read_bytes()
+        path.unlink()
+        if change == "cut":
+            path.write_bytes(whole[:-1])
+        elif change == "longer":
+            path.write_bytes(whole + b"\x00")
+        elif change == "empty":
+            path.write_bytes(b"")
+        elif change == "a folder":
+            path.mkdir()
+        elif change == "a pipe":
+            os.mkfifo(path)
+        elif change == "a link":
+            elsewhere = state.root / "elsewhere"
+            elsewhere.write_bytes(whole)
+            path.symlink_to(elsewhere)
+        assert refused(state, published.ref.digest).code == "damaged-blob"
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+        path.write_bytes(whole)
+    release_runner.load(state.manifests, state.blobs, published.ref.digest)
+
+
+def test_another_releases_manifest_under_the_digest_is_damage(state: StateFolder, published: Published) -> None:
+    other = publish("digits", "2.0.0", digits_models.trained(1.0))
+    lay_out(state, other)
+    state.manifest(published.ref.digest).write_bytes(other.envelopes[other.ref.digest])
+    assert refused(state, published.ref.digest).code == "damaged-blob"
+
+
+def test_a_release_that_is_not_here_is_damage(state: StateFolder) -> None:
+    assert refused(state, digest_of(b"nothing")).code == "damaged-blob"
+
+
+# ---------------------------------------------------------------- what the manifest promises
+@pytest.mark.parametrize("model", [b"not a model", b"\x08\x09"])
+def test_a_file_that_is_not_onnx_fails_to_load(state: StateFolder, model: bytes) -> None:
+    found = refused_release(state, model, golden=[])
+    assert found.code == "load-failed"
+    assert "onnxruntime refuses the model" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ([("image", "FP32", (-1, 63))], None, "input image: the model has shape [-1, 64], declared [-1, 63]"),
+        ([("image", "FP32", (-1, -1))], None, "the model has shape [-1, 64], declared [-1, -1]"),
+        ([("image", "FP32", (64,))], None, "declared [64]"),
+        ([("image", "FP64", (-1, 64))], None, "the model has FP32, declared FP64"),
+        ([("picture", "FP32", (-1, 64))], None, "input picture: the model has image"),
+        (None, [("label", "INT64", (-1,))], "output label: the model has probabilities"),
+        (None, [("probabilities", "FP32", (-1, 11))], "the model has shape [-1, 10], declared [-1, 11]"),
+        (None, [("probabilities", "FP16", (-1, 10))], "the model has FP32, declared FP16"),
+    ],
+)
+def test_a_manifest_that_contradicts_its_model_fails_to_load(
+    state: StateFolder, inputs: list[Any] | None, outputs: list[Any] | None, words: str
+) -> None:
+    found = refused_release(
+        state,
+        digits_models.trained(),
+        inputs=_tensors(inputs) or digits_models.INPUTS,
+        outputs=_tensors(outputs) or digits_models.OUTPUTS,
+    )
+    assert found.code == "load-failed"
+    assert words in found.detail
+
+
+def test_an_input_that_the_manifest_lacks_fails_to_load(state: StateFolder) -> None:
+    model = digits_models.model(
+        [digits_models.node("Add", ["image", "more"], ["probabilities"])],
+        inputs=[digits_models.pixels("image"), digits_models.pixels("more")],
+        outputs=[digits_models.pixels("probabilities")],
+    )
+    outputs = (Tensor(name="probabilities", datatype="FP32", shape=(-1, 64)),)
+    found = refused_release(state, model, outputs=outputs, golden=[])
+    assert "input more: the model needs it, the manifest lacks it" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"critical": ("watermark",)}, "not-supported", "watermark"),
+        ({"environments": (digest_of(b"wheels"),)}, "not-supported", "validated in sha256:"),
+        ({"outputs": {"probabilities": "model.label"}}, "load-failed", "there is no model.label"),
+        ({"sentinels": {"label": 0.0}}, "load-failed", "sentinels.label is no output"),
+    ],
+)
+def test_a_release_that_asks_for_more_than_we_have_is_refused(
+    state: StateFolder, changes: dict[str, Any], code: str, words: str
+) -> None:
+    found = refused_release(state, digits_models.trained(), release_changes=changes)
+    assert found.code == code
+    assert words in found.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"runtime": "tflite"}, "no variant of digits runs on"),
+        ({"hardware": Hardware(architectures=("vax",))}, "onnx on vax"),
+        ({"hardware": Hardware(accelerators=("npu",))}, "with npu"),
+    ],
+)
+def test_a_variant_for_other_hardware_is_not_supported(state: StateFolder, changes: dict[str, Any], words: str) -> None:
+    found = refused_release(state, digits_models.trained(), variant_changes=changes)
+    assert found.code == "not-supported"
+    assert words in found.detail
+
+
+def test_an_environment_of_its_own_is_not_supported_yet(state: StateFolder, published: Published) -> None:
+    found = refused(state, published.ref.digest, environment=digest_of(b"wheels"))
+    assert found.code == "not-supported"
+
+
+# ---------------------------------------------------------------- the self-test
+def _case(values: Any, **output: Any) -> dict[str, Any]:
+    image = digits_models.images()[:1]
+    return {
+        "inputs": [tensor("image", image)],
+        "outputs": [{**tensor("probabilities", np.asarray(values, np.float32)), **output}],
+    }
+
+
+def test_the_first_golden_answer_that_differs_is_named(state: StateFolder) -> None:
+    good, wrong = golden_cases(digits_models.trained())
+    wrong["outputs"][0]["data"][3] += 0.01
+    found = refused_release(state, digits_models.trained(), golden=[good, wrong])
+    assert found.code == "self-test-failed"
+    assert found.detail.startswith("cases[1]: output probabilities[3] is ")
+
+
+def test_a_tolerance_is_what_the_publisher_says(state: StateFolder) -> None:
+    cases = golden_cases(digits_models.trained())
+    cases[0]["outputs"][0]["data"][3] += 0.01
+    install_ref = install(state, "digits", "1.0.0", digits_models.trained(), golden=cases, tolerance=0.02)
+    release_runner.load(state.manifests, state.blobs, install_ref.digest)
+
+
+@pytest.mark.parametrize(
+    ("model", "row"),
+    [
+        (digits_models.nan_on_some, "NaN"),
+        (digits_models.infinite_on_some, "inf"),
+        (digits_models.empty_on_some, "empty"),
+    ],
+)
+def test_a_null_is_never_a_golden_answer(state: StateFolder, model: Any, row: str) -> None:
+    blank = digits_models.blank_images()[:1]
+    case = {"inputs": [tensor("image", blank)], "outputs": _case(np.ones((1, 10)))["outputs"]}
+    found = refused_release(state, model(), golden=[case], tolerance=1e9)
+    assert found.code == "self-test-failed"
+
+
+@pytest.mark.parametrize(
+    ("golden", "words"),
+    [
+        (b"", "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b'{"cases": []}', "$.cases"),
+        ([{"inputs": [], "outputs": []}], "outputs"),
+        ([{"inputs": [], "outputs": _case([[1.0]])["outputs"]}], "stage model lacks request.image"),
+        ([_case(np.ones((1, 10)), name="label")], "output label is missing"),
+        ([_case(np.ones((1, 9)))], "expected float32 [1, 9]"),
+        ([_case(np.ones((1, 10)), data=["a"] * 10)], "tensor probabilities: data of FP32"),
+    ],
+)
+def test_golden_cases_that_cannot_be_asked_fail_the_self_test(state: StateFolder, golden: Any, words: str) -> None:
+    found = refused_release(state, digits_models.trained(), golden=golden)
+    assert found.code == "self-test-failed"
+    assert words in found.detail
+
+
+def test_a_model_that_raises_fails_the_self_test(state: StateFolder) -> None:
+    two = digits_models.images()[:2]
+    case = {"inputs": [tensor("image", two)], "outputs": [tensor("probabilities", np.ones((2, 10), np.float32))]}
+    found = refused_release(state, digits_models.raises_on_two(), golden=[case])
+    assert found.code == "self-test-failed"
+    assert found.detail.startswith("cases[0]: the model raised: ")
+
+
+# ---------------------------------------------------------------- several stages
+def test_stages_are_wired_by_name_and_run_in_order(state: StateFolder) -> None:
+    """The list is general already; publish and plan refuse more than one stage until the rest of it is built."""
+    runner = loaded(state, _two_stages({"probabilities": "first.half"}))
+    image = digits_models.images()[:1]
+    answers, outcome = runner.run({"image": image})
+    assert outcome is Outcome.OK
+    direct = publish("digits", "1.0.1", digits_models.trained())
+    expected = loaded(state, direct).run({"image": image * 0.5})[0]
+    assert np.allclose(answers["probabilities"], expected["probabilities"], atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["second.probabilities", "first.whole", "elsewhere"])
+def test_a_wire_from_nowhere_fails_to_load(state: StateFolder, source: str) -> None:
+    published = _two_stages({"probabilities": source})
+    lay_out(state, published)
+    assert source in refused(state, published.ref.digest).detail
+
+
+def _two_stages(wire: dict[str, str]) -> Published:
+    half = digits_models.model(
+        [digits_models.node("Mul", ["image", "by"], ["half"])],
+        constants={"by": np.float32(0.5)},
+        outputs=[digits_models.pixels("half")],
+    )
+    outputs = (Tensor(name="half", datatype="FP32", shape=(-1, 64)),)
+    first = publish("halver", "1.0.0", half, outputs=outputs, golden=[])
+    second = publish("digits", "1.0.0", digits_models.trained())
+    image = digits_models.images()[:1]
+    cases = json.dumps(
+        {
+            "cases": [
+                {
+                    "inputs": [tensor("image", image)],
+                    "outputs": [tensor("probabilities", _direct(image * 0.5))],
+                }
+            ]
+        }
+    ).encode()
+    release: Release = msgspec.structs.replace(
+        second.release,
+        stages=(
+            Stage(name="first", model=_reference(first), inputs={"image": "request.image"}),
+            Stage(name="second", model=_reference(second), inputs={"image": wire["probabilities"]}),
+        ),
+        outputs={"probabilities": "second.probabilities"},
+        self_test=msgspec.structs.replace(
+            second.release.self_test,
+            blob=msgspec.structs.replace(second.release.self_test.blob, digest=digest_of(cases), size_bytes=len(cases)),
+        ),
+    )
+    return sealed(
+        release, (*first.models, *second.models), {**first.blobs, **second.blobs, str(digest_of(cases)): cases}
+    )
+
+
+def _reference(published: Published) -> ModelRef:
+    return published.release.stages[0].model
+
+
+def _direct(image: Any) -> Any:
+    import onnxruntime
+
+    (answer,) = onnxruntime.InferenceSession(digits_models.trained()).run(["probabilities"], {"image": image})
+    return answer
+
+
+def _tensors(described: list[Any] | None) -> tuple[Tensor, ...]:
+    return tuple(Tensor(name=name, datatype=datatype, shape=shape) for name, datatype, shape in described or [])
+
+
+def test_importing_the_runner_brings_in_nothing_of_the_agent() -> None:
+    """A worker is handed what it needs; it imports neither agent nor gateway, and no keys."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, holdfast_worker.release_runner, holdfast_worker.main, holdfast_worker.onnx_runtime\n"
+        "print([name for name in sys.modules if name.split('.')[0] in"
+        " ('holdfast_agent', 'holdfast_gateway', 'holdfast_server', 'cryptography', 'asyncio', 'paho')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_path_is_asked_of_the_caller(tmp_path: Path) -> None:
+    """A worker reads from the two folders it was told and from nowhere else."""
+    state = StateFolder(tmp_path / "one")
+    ref = install(state, "digits", "1.0.0", digits_models.trained())
+    moved = StateFolder(tmp_path / "two")
+    state.root.rename(moved.root)
+    release_runner.load(moved.manifests, moved.blobs, ref.digest)
