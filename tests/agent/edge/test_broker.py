@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import signal
 import socket
 import threading
 import time
@@ -57,6 +58,7 @@ class Observer:
 
     def __init__(self, broker: Mosquitto) -> None:
         self.seen: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self.everything: list[bytes] = []
         self._subscribed = threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_message = lambda _, __, message: self.seen.put((message.topic, bytes(message.payload)))
@@ -71,8 +73,11 @@ class Observer:
 
     def until(self, topic: str, payload: bytes) -> None:
         deadline = time.monotonic() + WITHIN_S
-        while self.seen.get(timeout=max(0.01, deadline - time.monotonic())) != (topic, payload):
-            pass
+        while True:
+            seen = self.seen.get(timeout=max(0.01, deadline - time.monotonic()))
+            self.everything.append(seen[1])
+            if seen == (topic, payload):
+                return
 
     def close(self) -> None:
         self._client.disconnect()
@@ -177,6 +182,25 @@ def test_the_broker_killed_and_started_again(make: Make, broker: Mosquitto) -> N
     assert events.until_a(Sent) == Sent(1)
     watching.until(topics.event(FLEET, "camera-7"), b"again")
     watching.close()
+
+
+def test_what_was_not_acknowledged_is_not_sent_and_does_not_count_as_sent(make: Make, broker: Mosquitto) -> None:
+    """The broker hangs with a report on its way, and is killed: only its owner may send it again."""
+    session, events = make()
+    events.until_a(Connected)
+    assert broker._process is not None
+    broker._process.send_signal(signal.SIGSTOP)
+    assert session.publish(topics.event(FLEET, "camera-7"), b"under way", 1)
+    broker.stop()
+    assert isinstance(events.until(lambda event: isinstance(event, Gone | Sent)), Gone)
+    broker.start()
+    watching = Observer(broker)
+    events.until_a(Connected)
+    assert session.publish(topics.event(FLEET, "camera-7"), b"another", 2)
+    assert events.until_a(Sent) == Sent(2)
+    watching.until(topics.event(FLEET, "camera-7"), b"another")
+    watching.close()
+    assert b"under way" not in watching.everything
 
 
 def test_it_starts_before_its_broker_does(make: Make, broker: Mosquitto) -> None:

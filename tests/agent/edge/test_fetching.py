@@ -18,6 +18,7 @@ import pytest
 
 from holdfast_agent.edge import blobs, fetching
 from holdfast_agent.edge.fetching import FetchEnded, FetchProcess
+from holdfast_agent.edge.request import SILENCE_S
 from holdfast_agent.fetch.outcome import EXIT_STATUS, Outcome
 from support.hostile_server import HostileServer, head, honest, running_hostile_server, silent, status, trickle
 from support.published import Making, Published, provisioned, publish
@@ -176,7 +177,8 @@ def test_the_child_dies_with_its_parent(server: HostileServer, tmp_path: Path) -
         eventually(lambda: bool(server.asked(WEIGHTS_PATH)))
         assert child.is_running()
         parent.kill()
-    eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    psutil.wait_procs([child], timeout=SILENCE_S / 3)  # well before the silence would end it
+    assert not child.is_running()
 
 
 def test_killed_at_any_moment_nothing_that_a_manifest_names_is_incomplete(
@@ -187,7 +189,7 @@ def test_killed_at_any_moment_nothing_that_a_manifest_names_is_incomplete(
     serve(server, large)
     chance = random.Random(11)
     killed = 0
-    for _ in range(8):
+    while killed < 12:  # each turn is a whole fetch; on a quick machine some are not caught at all
         configuration, folder = provisioned(tmp_path, server.url)
         while not folder.manifest(large.digest).exists():
             with subprocess.Popen(
@@ -211,4 +213,3 @@ def test_killed_at_any_moment_nothing_that_a_manifest_names_is_incomplete(
                 assert blobs.blob_verifies(folder, digest, len(large.blobs[digest]))
         assert blobs.damaged(folder, large.digest) == []
         blobs.collect_garbage(folder, set())
-    assert killed >= 8, "too few were caught in the middle for this to prove anything"

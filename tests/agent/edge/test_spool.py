@@ -157,6 +157,12 @@ def test_a_full_disk_is_an_oserror_and_loses_nothing_that_was_there(tmp_path: Pa
     spool.close()
 
 
+def test_a_report_is_flushed_to_the_disk_before_put_returns(spool: Spool) -> None:
+    """No test can cut the power; it can see that SQLite was told to expect it (FULL is 2)."""
+    assert spool._opened().execute("PRAGMA synchronous").fetchone() == (2,)
+    assert spool._opened().execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 @pytest.mark.slow
 def test_what_was_put_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     """Killed over and over in mid-write: every report that `put` returned for is there, every acknowledged one is gone."""

@@ -210,9 +210,11 @@ def test_an_architecture_has_several_names(bench: Bench) -> None:
 
 def test_another_manifest_than_the_one_asked_for_is_damage(bench: Bench) -> None:
     """A server that answers with another release, as well signed as it may be, is found out by the digest."""
-    newer = publish("2.0.0")
-    bench.server.on(f"/api/v1/manifests/{GOOD.digest}", honest(newer.manifests[newer.digest]))
-    assert bench.fetch().code == "fetch-damaged"
+    other = publish(making=Making(release={"description": "of the same version, and signed"}))
+    bench.server.on(f"/api/v1/manifests/{GOOD.digest}", honest(other.manifests[other.digest]))
+    ended = bench.fetch()
+    assert ended.code == "fetch-damaged"
+    assert other.digest in ended.detail
 
 
 def test_a_manifest_whose_publisher_may_no_longer_publish_is_asked_for_again(bench: Bench) -> None:
