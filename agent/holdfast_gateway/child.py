@@ -1,0 +1,79 @@
+"""A worker's operating-system process: started with one end of a socket pair, killed with its whole group, always reaped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Final
+
+# A killed process goes in no time, unless the kernel holds it at a disk; nothing waits for it meanwhile.
+REAP_EVERY_S: Final = 0.01
+REAP_EVERY_MAX_S: Final = 1.0
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class Child:
+    """Own session and process group: a signal to the gateway's terminal does not reach it, and what it forks dies with it."""
+
+    def __init__(self, command: Sequence[str], theirs: socket.socket) -> None:
+        """Start `command --fd N`. Raises OSError when there is no such program, memory or process to be had."""
+        number = theirs.fileno()
+        self._process = subprocess.Popen(
+            [*command, "--fd", str(number)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(number,),
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._reaping: asyncio.TimerHandle | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def reaped(self) -> bool:
+        return self._process.returncode is not None
+
+    def memory_bytes(self) -> int:
+        """Resident now; 0 when it is not there any more."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+        except (OSError, IndexError, ValueError):
+            return 0
+
+    def kill(self) -> None:
+        """Kill it with everything it started. May be repeated."""
+        if self._process.returncode is None:  # until we have collected it, its number is nobody else's
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.reap()
+
+    def reap(self, every_s: float = REAP_EVERY_S) -> None:
+        """Collect it as soon as it has ended. May be repeated."""
+        if self._process.poll() is None and (self._reaping is None or every_s != REAP_EVERY_S):
+            following = min(every_s * 2, REAP_EVERY_MAX_S)
+            self._reaping = asyncio.get_running_loop().call_later(every_s, self.reap, following)
+
+    def ending(self) -> str:
+        """How it ended, in words, as far as it is known."""
+        code = self._process.poll()
+        if code is None:
+            return "its connection broke"
+        if code < 0:
+            names = {int(known): known.name for known in signal.Signals}
+            return f"killed by {names.get(-code, f'signal {-code}')}"
+        return f"exited with status {code}"

@@ -1,0 +1,178 @@
+"""What became of the requests that one slot was asked: a sliding window for guardrails, an open one for reports.
+
+Every request is counted in exactly one way, once its fate is known (`settlement.py`), so that nothing is ever taken back:
+over any stretch, requests received by a worker = Σ requests + Σ input_faults − Σ failed_over, over all slots.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+from holdfast_shared.assign import Target
+from holdfast_shared.histogram import Histogram, bin_of
+from holdfast_shared.wire.report import Window
+
+# The sliding window's resolution: it forgets in steps of its length / 120.
+BUCKETS_MAX: Final = 120
+
+
+class Sums:
+    """Plain numbers. `latency` holds the times of attempts for which the worker had its turn."""
+
+    __slots__ = ("errors", "failed_over", "hangs", "input_faults", "latency", "nulls", "requests")
+
+    def __init__(self) -> None:
+        self.requests = self.errors = self.nulls = self.hangs = self.input_faults = self.failed_over = 0
+        self.latency: dict[int, int] = {}
+
+    def add(self, other: Sums, sign: int) -> None:
+        """Add `other`, or take it away again with sign -1."""
+        self.requests += sign * other.requests
+        self.errors += sign * other.errors
+        self.nulls += sign * other.nulls
+        self.hangs += sign * other.hangs
+        self.input_faults += sign * other.input_faults
+        self.failed_over += sign * other.failed_over
+        for index, count in other.latency.items():
+            self.latency[index] = self.latency.get(index, 0) + sign * count
+
+    def histogram(self) -> Histogram:
+        return Histogram(tuple((index, self.latency[index]) for index in sorted(self.latency) if self.latency[index]))
+
+    @property
+    def empty(self) -> bool:
+        return not (self.requests or self.input_faults)
+
+
+class Bad(NamedTuple):
+    """An attempt that failed: what it was, how long the worker had its turn, and when it was seen (CLOCK_MONOTONIC)."""
+
+    error: bool
+    hang: bool
+    null: bool
+    latency_ms: float
+    at_s: float
+
+
+class _Bucket:
+    __slots__ = ("first_bad_s", "index", "sums")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.sums = Sums()
+        self.first_bad_s: float | None = None
+
+
+class Counts:
+    """Of one slot. Times are seconds of CLOCK_MONOTONIC; `wall_us` arguments are for people who read reports."""
+
+    __slots__ = (
+        "_buckets", "_open", "_sliding", "_width_s", "memory_bytes_max", "opened_at_us", "pipeline", "target", "totals"
+    )  # fmt: skip
+
+    def __init__(self, pipeline: str, target: Target, *, wall_us: int) -> None:
+        self.pipeline = pipeline
+        self.target = target
+        self.opened_at_us = wall_us
+        self.memory_bytes_max = 0
+        self._width_s = 1.0
+        self._buckets: deque[_Bucket] = deque()
+        self._sliding = Sums()
+        self._open = Sums()
+        self.totals = Sums()  # of this gateway's life, for `…/stats`
+
+    def look_back(self, window_s: int) -> None:
+        """Slide over so many seconds from now on."""
+        self._width_s = max(window_s / BUCKETS_MAX, 0.1)
+        self.forget_sliding()
+
+    def forget_sliding(self) -> None:
+        """Begin the sliding window anew: a slot that begins to serve is judged by what it does from then on."""
+        self._buckets.clear()
+        self._sliding = Sums()
+
+    def good(self, latency_ms: float, now: float) -> None:
+        """The worker answered it well."""
+        index = bin_of(latency_ms)
+        for sums in (self._bucket(now).sums, self._sliding, self._open, self.totals):
+            sums.requests += 1
+            sums.latency[index] = sums.latency.get(index, 0) + 1
+
+    def bad(self, bad: Bad, now: float, *, answered_by_another: bool) -> None:
+        """The slot failed it, and that is settled."""
+        bucket = self._bucket(now)
+        if bucket.first_bad_s is None or bad.at_s < bucket.first_bad_s:
+            bucket.first_bad_s = bad.at_s
+        index = bin_of(bad.latency_ms)
+        for sums in (bucket.sums, self._sliding, self._open, self.totals):
+            sums.requests += 1
+            sums.errors += bad.error
+            sums.hangs += bad.hang
+            sums.nulls += bad.null
+            sums.failed_over += answered_by_another
+            sums.latency[index] = sums.latency.get(index, 0) + 1
+
+    def behind(self, now: float, *, answered_by_another: bool) -> None:
+        """It was asked, and the worker was lost at an earlier request: nothing is known of this one."""
+        for sums in (self._bucket(now).sums, self._sliding, self._open, self.totals):
+            sums.requests += 1
+            sums.failed_over += answered_by_another
+
+    def input_fault(self, now: float) -> None:
+        """The request's own fault, or it failed in both slots."""
+        for sums in (self._bucket(now).sums, self._sliding, self._open, self.totals):
+            sums.input_faults += 1
+
+    def slid(self, now: float, *, wall_us: int) -> tuple[Window, int | None]:
+        """The sliding window, and when the first failure in it was seen, in µs."""
+        self._expire(now)
+        first_bad = min((one.first_bad_s for one in self._buckets if one.first_bad_s is not None), default=None)
+        began_s = self._buckets[0].index * self._width_s if self._buckets else now
+        opened_at = max(0, wall_us - int((now - began_s) * 1_000_000))
+        window = self._window(self._sliding, 0, opened_at, wall_us)
+        return window, None if first_bad is None else int(first_bad * 1_000_000)
+
+    def close(self, number: int, *, wall_us: int) -> Window:
+        """The open window; a new one is opened."""
+        window = self._window(self._open, number, self.opened_at_us, wall_us)
+        self._open = Sums()
+        self.opened_at_us = wall_us
+        self.memory_bytes_max = 0
+        return window
+
+    @property
+    def open_is_empty(self) -> bool:
+        return self._open.empty
+
+    def _window(self, sums: Sums, number: int, opened_at: int, closed_at: int) -> Window:
+        return Window(
+            window=number,
+            pipeline=self.pipeline,
+            release=self.target.release,
+            environment=self.target.environment,
+            opened_at=opened_at,
+            closed_at=max(opened_at, closed_at),
+            requests=sums.requests,
+            errors=sums.errors,
+            nulls=sums.nulls,
+            hangs=sums.hangs,
+            input_faults=sums.input_faults,
+            failed_over=sums.failed_over,
+            latency=sums.histogram(),
+            memory_bytes_max=self.memory_bytes_max,
+        )
+
+    def _bucket(self, now: float) -> _Bucket:
+        index = int(now / self._width_s)
+        if self._buckets and self._buckets[-1].index >= index:
+            return self._buckets[-1]
+        self._expire(now)
+        bucket = _Bucket(index)
+        self._buckets.append(bucket)
+        return bucket
+
+    def _expire(self, now: float) -> None:
+        oldest = int(now / self._width_s) - BUCKETS_MAX
+        while self._buckets and self._buckets[0].index <= oldest:
+            self._sliding.add(self._buckets.popleft().sums, -1)

@@ -1,0 +1,252 @@
+"""The whole of it: pipelines as the record or the agent wants them, applications in front, and what the agent is told.
+
+The record is read once, at start. From then on only an agent's `Routes` change what serves; without an agent everything
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from holdfast_agent.core import record
+from holdfast_agent.edge.configuration import Configuration
+from holdfast_gateway.agent_link import AgentLink
+from holdfast_gateway.control import (
+    AcknowledgeWindows,
+    CloseWindows,
+    RetryLoad,
+    Route,
+    Routes,
+    Status,
+    Switched,
+    Tallied,
+    ToGateway,
+    Windows,
+)
+from holdfast_gateway.http_service import HttpService
+from holdfast_gateway.open_inference import OpenInference
+from holdfast_gateway.pipeline import Pipeline
+from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.windows import Ledger
+from holdfast_shared import durable
+from holdfast_shared.assign import Target
+from holdfast_shared.errors import Damaged, Malformed
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+# A failure is told at once; a storm of them so often.
+TALLY_EVERY_S: Final = 0.02
+# SIGTERM: answers that are under way, then workers.
+STOP_ANSWERS_S: Final = 10.0
+STOP_WORKERS_S: Final = 8.0
+STOP_LOOK_EVERY_S: Final = 0.02
+# More pipelines than any device has memory for.
+PIPELINES_MAX: Final = 64
+
+
+class Gateway:
+    """`run` is its life; `stop` ends it."""
+
+    def __init__(self, configuration: Configuration, worker_command: Sequence[str]) -> None:
+        self._folder = configuration.folder
+        self._name = secrets.token_hex(8)
+        self._bench = Bench(self._folder, worker_command)
+        self._ledger = Ledger()
+        self._pipelines: dict[str, Pipeline] = {}
+        self._leaving: list[Pipeline] = []
+        self._serial = self._serial_wanted = 0
+        self._link = AgentLink(self)
+        self._http = HttpService(configuration.gateway, OpenInference(self._pipelines))
+        self._stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._status_due = False
+        self._untold: dict[str, Switched] = {}
+        self._tallies_due: dict[Slot, None] = {}
+        self._tallied_at = 0.0
+        self._tally_timer: asyncio.TimerHandle | None = None
+        self._told: dict[tuple[str, str], int] = {}
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises Conflict when another gateway runs here, OSError when it cannot listen."""
+        durable.make_folder(self._folder.run, mode=0o750)
+        durable.remove(self._folder.gateway_addresses)
+        await self._link.listen(self._folder.control_socket)
+        try:
+            address = await self._http.listen(self._folder.gateway_socket)
+            for route in self._recorded():
+                self._pipeline(route.pipeline).route(route)
+            said = {"http": address, "unix": str(self._folder.gateway_socket), "pid": os.getpid()}
+            durable.write_file(self._folder.gateway_addresses, msgspec.json.encode(said))
+            log.info("serving at %s and %s", address, self._folder.gateway_socket)
+            ticking = self._loop.create_task(self._tick())
+            await self._stopped.wait()
+            ticking.cancel()
+        finally:
+            await self._end()
+
+    def stop(self) -> None:
+        """Have `run` answer what is under way, and return."""
+        self._stopped.set()
+
+    def _recorded(self) -> list[Route]:
+        """What the record says should serve. A damaged one serves nothing until an agent says what should."""
+        try:
+            found = durable.DoubledFile(self._folder.record, on_damage=lambda what: log.warning("%s", what)).read()
+            pipelines = record.decode(found[1]).pipelines if found is not None else {}
+        except (Damaged, Malformed) as error:
+            log.error("nothing is served until the agent says what should: the record is damaged: %s", error)  # noqa: TRY400 - no trace: the bytes are wrong, not the code
+            return []
+        return [Route(pipeline=name, serving=one.serving, refuge=one.refuge) for name, one in pipelines.items()]
+
+    # -- what the agent says
+
+    def agent_connected(self) -> None:
+        self._say_status()
+        if self._ledger.closed:
+            self._link.say(Windows(windows=self._ledger.closed))
+        for switched in self._untold.values():
+            self._link.say(switched)
+        self._untold.clear()
+        self._told.clear()
+        self._tally_what_changed()
+
+    def agent_said(self, message: ToGateway) -> None:
+        match message:
+            case Routes():
+                self._route(message)
+            case RetryLoad(target=key):
+                for pipeline in self._pipelines.values():
+                    pipeline.retry_load(key)
+            case CloseWindows():
+                self._ledger.close(wall_us=_wall_us())
+                self._link.say(Windows(windows=self._ledger.closed))
+            case AcknowledgeWindows(windows=numbers):
+                self._ledger.acknowledge(numbers)
+
+    def _route(self, routes: Routes) -> None:
+        if len(routes.routes) > PIPELINES_MAX:
+            log.error("the agent names %d pipelines; at most %d are served", len(routes.routes), PIPELINES_MAX)
+        wanted = {route.pipeline: route for route in routes.routes[:PIPELINES_MAX]}
+        self._serial_wanted = routes.serial
+        for name in [name for name in self._pipelines if name not in wanted]:
+            pipeline = self._pipelines.pop(name)
+            self._leaving.append(pipeline)
+            pipeline.retire()
+        for name, route in wanted.items():
+            self._pipeline(name).route(route)
+        self.status_changed()
+
+    def _pipeline(self, name: str) -> Pipeline:
+        if name not in self._pipelines:
+            self._pipelines[name] = Pipeline(name, self, self._ledger, self._bench)
+        return self._pipelines[name]
+
+    # -- what pipelines tell
+
+    def status_changed(self) -> None:
+        """Said soon, and once for all that changes in one turn of the loop."""
+        if not self._status_due:
+            self._status_due = True
+            self._loop.call_soon(self._say_status)
+
+    def failure_counted(self, slot: Slot) -> None:
+        self._tallies_due[slot] = None
+        if self._tally_timer is None:
+            wait_s = max(0.0, self._tallied_at + TALLY_EVERY_S - self._loop.time())
+            self._tally_timer = self._loop.call_later(wait_s, self._say_tallies)
+
+    def switched(self, pipeline: str, target: Target, at_s: float) -> None:
+        said = Switched(pipeline=pipeline, target=target, at_monotonic_us=int(at_s * 1_000_000))
+        if not self._link.say(said):
+            self._untold[pipeline] = said
+
+    # -- what is said to the agent
+
+    def _say_status(self) -> None:
+        self._status_due = False
+        if all(pipeline.in_force for pipeline in self._pipelines.values()):
+            self._serial = self._serial_wanted
+        slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
+        runtime: dict[str, str] = {}
+        for slot in slots:
+            runtime |= slot.ready_said.fingerprint if slot.ready_said is not None else {}
+        self._link.say(
+            Status(
+                serial=self._serial,
+                slots=tuple(slot.status() for slot in slots),
+                gateway=self._name,
+                runtime=runtime,
+            )
+        )
+
+    def _say_tallies(self) -> None:
+        self._tally_timer = None
+        self._tallied_at = self._loop.time()
+        due, self._tallies_due = self._tallies_due, {}
+        for slot in due:
+            self._tally(slot)
+
+    def _tally_what_changed(self) -> None:
+        for pipeline in self._pipelines.values():
+            for slot in pipeline.slots.values():
+                counted = slot.counts.totals.requests + slot.counts.totals.input_faults
+                if counted != self._told.get((slot.name, slot.target.key), 0):
+                    self._tally(slot)
+
+    def _tally(self, slot: Slot) -> None:
+        totals = slot.counts.totals
+        self._told[slot.name, slot.target.key] = totals.requests + totals.input_faults
+        if not self._link.connected:
+            return
+        window, first_bad = slot.counts.slid(self._loop.time(), wall_us=_wall_us())
+        tallied = Tallied(pipeline=slot.name, target=slot.target, window=window, first_bad_monotonic_us=first_bad)
+        self._link.say(tallied)
+
+    # -- time, and the end
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for pipeline in self._pipelines.values():
+                pipeline.tick()
+            self._leaving = [pipeline for pipeline in self._leaving if not pipeline.empty]
+            self._http.sweep(self._loop.time())
+            self._tally_what_changed()
+            named = {(one.name, key) for one in (*self._pipelines.values(), *self._leaving) for key in one.keys}
+            self._ledger.forget_all_but(named)
+            self._told = {key: count for key, count in self._told.items() if key in named}
+
+    async def _end(self) -> None:
+        """Answers first, then workers; each has its deadline, and nothing is left running."""
+        self._http.stop()
+        await self._until(lambda: not self._http.busy, STOP_ANSWERS_S)
+        pipelines = [*self._pipelines.values(), *self._leaving]
+        for pipeline in pipelines:
+            pipeline.retire()
+        self._link.stop()
+        await self._until(lambda: all(pipeline.empty for pipeline in pipelines), STOP_WORKERS_S)
+        for pipeline in pipelines:
+            pipeline.kill()
+        await self._until(lambda: all(worker.gone for worker in self._bench.workers), STOP_WORKERS_S)
+        self._http.sweep(float("inf"))
+        for path in (self._folder.gateway_addresses, self._folder.gateway_socket, self._folder.control_socket):
+            durable.remove(path)
+        await asyncio.sleep(STOP_LOOK_EVERY_S)  # transports close in the loop's next turns
+
+    async def _until(self, done: Callable[[], bool], deadline_s: float) -> None:
+        due = self._loop.time() + deadline_s
+        while not done() and self._loop.time() < due:  # noqa: ASYNC110 - at the end only; an event for each would be noise
+            await asyncio.sleep(STOP_LOOK_EVERY_S)
+
+
+def _wall_us() -> int:
+    return time.time_ns() // 1000

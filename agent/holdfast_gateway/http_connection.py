@@ -1,0 +1,376 @@
+"""One HTTP/1.1 connection: requests read within limits and deadlines, answered one after the other, in the order they came.
+
+- A request's size is refused before it is read, its slowness when its deadline passes, its grammar where it breaks.
+- Pipelined requests wait; nothing more is read while one does, so what waits is bounded by one read.
+- A refusal is answered before the connection ends, and what the peer still sends is read and thrown away for a moment:
+  closing at once would take the answer from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import httptools
+
+from holdfast_gateway.frames import BUFFER_BYTES
+from holdfast_gateway.http_message import CONTINUE, Refusal, Request, head
+from holdfast_gateway.inference import error_body
+from holdfast_worker.protocol import NO_HEADER
+
+HEADERS_BYTES_MAX: Final = 32 * 1024
+HEADERS_MAX: Final = 100
+# A client on this device sends its headers in one write. Slower is stuck, or means harm.
+HEADERS_S: Final = 10.0
+# The largest body that is allowed, over a loopback that is busy.
+BODY_S: Final = 60.0
+# A client that does not read its answer.
+WRITE_S: Final = 30.0
+# Long: an application that asks now and then should not find its connection closed.
+IDLE_S: Final = 300.0
+LINGER_S: Final = 2.0
+_LENGTH_DIGITS_MAX: Final = 10
+
+
+class Phase(Enum):
+    """What the connection waits for."""
+
+    IDLE = auto()
+    HEADERS = auto()
+    BODY = auto()
+    LINGER = auto()  # the last answer is written; the peer should close
+
+
+_LIMIT_S: Final = {Phase.IDLE: IDLE_S, Phase.HEADERS: HEADERS_S, Phase.BODY: BODY_S, Phase.LINGER: LINGER_S}
+
+
+class Admission(Enum):
+    """How a new connection is met: served, told that there are too many, or, when even that is too much, ended."""
+
+    WELCOME = auto()
+    TOO_MANY = auto()
+    FLOOD = auto()
+
+
+class Service(Protocol):
+    """What all connections share."""
+
+    read_buffer: memoryview
+    body_bytes_max: int
+    stopping: bool
+
+    def connected(self, connection: Connection) -> Admission: ...
+
+    def disconnected(self, connection: Connection) -> None: ...
+
+    def hold(self, count: int) -> bool:
+        """So many more bytes of bodies are held (fewer when negative); False, and none are, when that is too many."""
+
+    def serve(self, request: Request, connection: Connection) -> None:
+        """Answer it, now or later, by one call of `answer`."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Also the `Asker` of the one inference that it may have under way."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._current: Request | Refusal | None = None
+        self._queue: deque[Request | Refusal] = deque()
+        self._phase = Phase.IDLE
+        self._since = self._loop.time()
+        self._writing_since: float | None = None
+        self._deaf = self._eof = self._continue_due = False
+        self._held = 0
+        self._serving = False
+        self._message = 0
+        self._begin()
+
+    # -- the event loop's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        match self._service.connected(self):
+            case Admission.WELCOME:
+                pass
+            case Admission.TOO_MANY:
+                message = "too many connections; close one, or raise [gateway] connections_max"
+                self._refuse(HTTPStatus.TOO_MANY_REQUESTS, message)
+            case Admission.FLOOD:
+                transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self._service.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self._deaf:
+            self._feed(self._service.read_buffer[:nbytes])
+
+    def eof_received(self) -> bool:
+        """A client may end its side and still wait for its answers."""
+        self._eof = True
+        if self._phase in (Phase.HEADERS, Phase.BODY) and not self._deaf:
+            self._refuse(HTTPStatus.BAD_REQUEST, "the request ended before it was whole")
+        return self._current is not None
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._transport = None
+        self._deaf = True
+        self._queue.clear()
+        self._release()
+        self._service.disconnected(self)
+
+    def pause_writing(self) -> None:
+        self._writing_since = self._loop.time()
+
+    def resume_writing(self) -> None:
+        self._writing_since = None
+
+    # -- its deadlines
+
+    def sweep(self, now: float) -> None:
+        """Called now and then: end what is past its deadline."""
+        if self._transport is None:
+            return
+        if self._writing_since is not None and now - self._writing_since > WRITE_S:
+            self._transport.abort()
+        elif self._current is None and now - self._since > _LIMIT_S[self._phase]:
+            if self._phase in (Phase.HEADERS, Phase.BODY):
+                self._refuse(
+                    HTTPStatus.REQUEST_TIMEOUT, f"the request was not whole within {_LIMIT_S[self._phase]:g} s"
+                )
+            else:
+                self._transport.abort()
+
+    def stop(self) -> None:
+        """Answer what is under way, then end; at once when nothing is."""
+        if self._transport is not None and self._current is None:
+            self._transport.close()
+
+    @property
+    def gone(self) -> bool:
+        return self._transport is None
+
+    @property
+    def busy(self) -> bool:
+        """An answer is owed."""
+        return self._current is not None
+
+    # -- reading
+
+    def _feed(self, data: memoryview) -> None:
+        message = self._message if self._phase is Phase.HEADERS else 0
+        if self._phase is Phase.IDLE:
+            self._enter(Phase.HEADERS)
+        while data and not self._deaf:
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:  # it was offered, and is not taken up
+                self._parser = httptools.HttpRequestParser(self)
+                data = data[upgrade.args[0] :]
+                continue
+            except httptools.HttpParserError as error:
+                if not self._deaf:
+                    self._refuse(HTTPStatus.BAD_REQUEST, f"malformed HTTP: {error}")
+            break
+        if self._phase is Phase.HEADERS and self._message == message and not self._deaf:
+            self._dripped += len(data)
+            if self._dripped > HEADERS_BYTES_MAX:
+                self._refuse_headers()
+        if self._queue and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _begin(self) -> None:
+        self._message += 1
+        self._path = b""
+        self._method = b""
+        self._body: list[bytes] = []
+        self._body_bytes = self._header_bytes = self._dripped = self._headers = self._announced = 0
+        self._header_length = NO_HEADER
+        self._wants_binary = self._expects = False
+        self._encoding = b""
+        self._fault = ""
+
+    def on_message_begin(self) -> None:
+        self._begin()
+        self._enter(Phase.HEADERS)
+
+    def on_url(self, url: bytes) -> None:
+        self._path += url
+        self._header_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is not Phase.HEADERS:
+            return  # a trailer
+        self._headers += 1
+        self._header_bytes += len(name) + len(value)
+        match name.lower():
+            case b"content-length":
+                self._announced = int(value) if value.strip().isdigit() else 1
+            case b"transfer-encoding":
+                self._announced = max(self._announced, 1)
+            case b"inference-header-content-length":
+                if self._header_length != NO_HEADER or not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
+                    self._fault = "Inference-Header-Content-Length must be one decimal number of bytes"
+                else:
+                    self._header_length = int(value)
+            case b"content-encoding":
+                self._encoding = value.strip().lower()
+            case b"accept":
+                self._wants_binary = b"application/octet-stream" in value
+            case b"expect":
+                self._expects = value.strip().lower() == b"100-continue"
+            case _:
+                pass
+
+    def on_headers_complete(self) -> None:
+        if self._deaf:
+            return
+        self._method = self._parser.get_method()
+        self._enter(Phase.BODY)
+        limit = self._service.body_bytes_max
+        if self._headers > HEADERS_MAX or self._header_bytes > HEADERS_BYTES_MAX:
+            self._refuse_headers()
+        elif self._parser.should_upgrade() and (self._announced or self._method == b"CONNECT"):
+            # Some clients offer HTTP/2 in every request. Without a body they are answered as if they had not.
+            self._refuse(HTTPStatus.BAD_REQUEST, "this server speaks HTTP/1.1 and cannot upgrade; leave out `Upgrade`")
+        elif self._announced > limit:
+            self._refuse_size()
+        elif self._encoding not in (b"", b"identity"):
+            encoding = self._encoding.decode("latin-1")
+            message = f"Content-Encoding {encoding} is not supported: send the body as it is"
+            self._refuse(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
+        elif self._fault:
+            self._refuse(HTTPStatus.BAD_REQUEST, self._fault)
+        elif self._expects and self._current is None and self._transport is not None:
+            self._transport.write(CONTINUE)
+        else:
+            self._continue_due = self._expects
+
+    def on_body(self, part: bytes) -> None:
+        if self._deaf:
+            return
+        if not self._service.hold(len(part)):
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "too many bytes of requests are being held; ask again later")
+            return
+        self._held += len(part)
+        self._body.append(part)
+        self._body_bytes += len(part)
+        if self._body_bytes > self._service.body_bytes_max:
+            self._refuse_size()
+
+    def on_message_complete(self) -> None:
+        if self._deaf:
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if self._header_length != NO_HEADER and self._header_length > len(body):
+            message = f"Inference-Header-Content-Length is {self._header_length}, and the body has {len(body)} bytes"
+            self._refuse(HTTPStatus.BAD_REQUEST, message)
+            return
+        keep_alive = self._parser.should_keep_alive()
+        request = Request(self._method, self._path, body, self._header_length, self._wants_binary, keep_alive)
+        self._body = []
+        self._enter(Phase.IDLE)
+        self._take(request)
+
+    def _refuse_headers(self) -> None:
+        message = f"the headers are more than {HEADERS_MAX}, or larger than {HEADERS_BYTES_MAX} bytes"
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+
+    def _refuse_size(self) -> None:
+        limit = self._service.body_bytes_max
+        message = f"the body is larger than {limit} bytes ([gateway] body_bytes_max)"
+        self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer with this when what came before is answered, and read nothing more."""
+        self._deaf = True
+        self._body = []
+        self._take(Refusal(status, message))
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        self._since = self._loop.time()
+
+    # -- answering
+
+    def _take(self, what: Request | Refusal) -> None:
+        if self._current is not None:
+            self._queue.append(what)
+            return
+        self._current = what
+        self._serve_current()
+
+    def _serve_current(self) -> None:
+        """In a loop and not by recursion: a hundred pipelined requests may each be answered at once."""
+        if self._serving:
+            return
+        self._serving = True
+        while isinstance(self._current, Request | Refusal):
+            what = self._current
+            if isinstance(what, Refusal):
+                self.answer(what.status, NO_HEADER, error_body(what.message))
+            else:
+                self._service.serve(what, self)
+            if self._current is what:  # the answer comes later
+                break
+        self._serving = False
+
+    def answer(self, status: int, header_length: int, body: bytes | memoryview, *, allow: bytes = b"") -> None:
+        what, transport = self._current, self._transport
+        if transport is None or what is None:
+            return
+        closes = isinstance(what, Refusal) or not what.keep_alive or self._service.stopping
+        closes = closes or (self._eof and not self._queue)
+        start = head(status, header_length, len(body), closes=closes, allow=allow)
+        if isinstance(what, Request) and what.method == b"HEAD":
+            transport.write(start)
+        elif len(body) <= BUFFER_BYTES:
+            transport.write(b"".join((start, body)))
+        else:
+            transport.write(start)
+            transport.write(body)
+        self._current = None
+        if closes:
+            self._end(transport)
+        else:
+            self._next(transport)
+
+    def _next(self, transport: asyncio.Transport) -> None:
+        if self._queue:
+            self._current = self._queue.popleft()
+            self._serve_current()
+            return
+        self._release()
+        self._since = self._loop.time()
+        if self._continue_due:
+            self._continue_due = False
+            transport.write(CONTINUE)
+        if not transport.is_reading() and not transport.is_closing():
+            transport.resume_reading()
+
+    def _end(self, transport: asyncio.Transport) -> None:
+        """Nothing more is answered here."""
+        self._deaf = True
+        self._queue.clear()
+        self._release()
+        if self._eof or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._enter(Phase.LINGER)
+        if not transport.is_reading():
+            transport.resume_reading()
+
+    def _release(self) -> None:
+        """Nothing of a body is needed any more, but what is being read."""
+        reading = sum(map(len, self._body)) if not self._deaf else 0
+        self._service.hold(reading - self._held)
+        self._held = reading

@@ -1,0 +1,75 @@
+"""One request on its way: what was asked, who is waiting, and where it failed so far."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import msgspec
+
+from holdfast_gateway.counts import Bad
+from holdfast_gateway.losses import Loss
+from holdfast_worker.protocol import NO_HEADER
+
+if TYPE_CHECKING:
+    from holdfast_gateway.slot import Slot
+
+SAID_CHARACTERS_MAX: Final = 500
+
+
+class _Error(msgspec.Struct, frozen=True):
+    error: str
+
+
+class Asker(Protocol):
+    """Who waits for the answer: one connection."""
+
+    @property
+    def gone(self) -> bool:
+        """Nobody is waiting any more."""
+
+    def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:
+        """The answer, exactly once. `body` is read during the call, unless it is larger than `frames.BUFFER_BYTES`."""
+
+
+class Failure(NamedTuple):
+    """One slot that could not answer it. `loss`: its worker was lost at it."""
+
+    slot: Slot
+    bad: Bad
+    loss: Loss | None
+    said: str
+
+
+class Inference:
+    """`version` is the release's version that was asked for, or empty. The body is kept until it is answered: another slot
+    may be asked with the same bytes."""
+
+    __slots__ = ("asker", "body", "failures", "hand_overs", "header_length", "null_answer", "version", "wants_binary")
+
+    def __init__(self, asker: Asker, body: bytes, *, version: str, wants_binary: bool, header_length: int) -> None:
+        self.asker = asker
+        self.body = body
+        self.version = version
+        self.wants_binary = wants_binary
+        self.header_length = header_length
+        self.failures: list[Failure] = []
+        self.hand_overs = 0
+        self.null_answer: tuple[int, bytes] | None = None
+
+    def refuse(self, status: HTTPStatus, message: str) -> None:
+        """Answer with an error."""
+        self.asker.answer(status, NO_HEADER, error_body(message))
+
+
+def error_body(message: str) -> bytes:
+    """The protocol's form of an error."""
+    return msgspec.json.encode(_Error(error=message))
+
+
+def error_of(body: memoryview) -> str:
+    """What a worker said in that form, cut to what fits a line."""
+    try:
+        return msgspec.json.decode(body, type=_Error).error[:SAID_CHARACTERS_MAX]
+    except msgspec.DecodeError:
+        return "it raised, and did not say why"

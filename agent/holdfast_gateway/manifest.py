@@ -1,0 +1,57 @@
+"""What the gateway needs of a release's manifest: its limits and how long its guardrails look back.
+
+The manifest is trusted by its digest, which the record or the agent named: the payload's SHA-256 is compared before it is
+parsed. Signatures were checked when it was staged; so this process needs no cryptography.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from holdfast_shared import strict_json
+from holdfast_shared.errors import Damaged, Malformed
+from holdfast_shared.identifiers import digest_of
+from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, Limits, Release
+
+# Of a release without guardrails: what the agent reports as "now".
+WINDOW_S_DEFAULT: Final = 60
+_ENVELOPE_DEPTH_MAX: Final = 4
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    payload: str
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one release. `window_s` is its longest guardrail's."""
+
+    limits: Limits
+    window_s: int
+
+
+def read(path: Path, digest: str, pipeline: str) -> Facts:
+    """The facts of the release with that digest. Raises Damaged when what lies there is not it."""
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(ENVELOPE_BYTES_MAX + 1)
+    except OSError as error:
+        raise Damaged(f"its manifest cannot be read: {error}", next_step="fetch the release again") from error
+    try:
+        envelope = strict_json.decode(
+            raw, _Envelope, what="manifest", size_bytes_max=ENVELOPE_BYTES_MAX, depth_max=_ENVELOPE_DEPTH_MAX
+        )
+        payload = base64.b64decode(envelope.payload, validate=True)
+        if digest_of(payload) != digest:
+            raise Damaged(f"its manifest has another digest than {digest}", next_step="fetch the release again")
+        release = strict_json.decode(payload, Release, what="manifest", size_bytes_max=ENVELOPE_BYTES_MAX)
+    except (Malformed, binascii.Error) as error:
+        raise Damaged(f"its manifest does not parse: {error}", next_step="fetch the release again") from error
+    if release.pipeline != pipeline:
+        raise Damaged(f"its manifest is of pipeline {release.pipeline}, not of {pipeline}")
+    longest = max((guardrail.window_s for guardrail in release.guardrails), default=WINDOW_S_DEFAULT)
+    return Facts(limits=release.limits, window_s=longest)

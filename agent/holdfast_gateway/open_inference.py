@@ -1,0 +1,212 @@
+"""Open Inference Protocol v2: which path asks what, and the answers that need no worker.
+
+A pipeline is the protocol's model, a release's version its model version. Source: the protocol's REST specification and its
+binary tensor extension (github.com/kserve/open-inference-protocol, github.com/triton-inference-server/server: docs/protocol).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from holdfast_gateway.http_connection import Connection
+from holdfast_gateway.http_message import Request
+from holdfast_gateway.inference import Inference, error_body
+from holdfast_gateway.pipeline import Pipeline
+from holdfast_gateway.slot import Slot
+from holdfast_shared import __version__
+from holdfast_worker.protocol import NO_HEADER
+
+NAME: Final = "holdfast"
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
+# What a pipeline is to a client that asks for the platform of a model.
+PLATFORM: Final = "holdfast_pipeline"
+_GET: Final = (b"GET", b"HEAD")
+_POST: Final = (b"POST",)
+_LOADING: Final = "releases are loaded by assignment, not over this API: holdfast rollout plan"
+
+
+class Place(NamedTuple):
+    """What a path is about: one word of the table below, and the model and version in it."""
+
+    what: str
+    model: str = ""
+    version: str = ""
+
+
+_FIXED: Final[dict[tuple[str, ...], str]] = {
+    (): "server",
+    ("health", "live"): "live",
+    ("health", "ready"): "ready",
+    ("repository", "index"): "index",
+    ("models", "stats"): "all-stats",
+}
+_OF_MODEL: Final[dict[tuple[str, ...], str]] = {
+    (): "model",
+    ("ready",): "model-ready",
+    ("infer",): "infer",
+    ("stats",): "stats",
+}
+_METHODS: Final = {"infer": _POST, "index": _POST, "load": _POST}
+
+
+@lru_cache(maxsize=512)
+def place_of(path: bytes) -> Place | None:
+    """What is asked by this path, or None when there is no such place."""
+    first, *parts = [unquote(part) for part in path.split(b"?", 1)[0].decode("latin-1").strip("/").split("/")]
+    if first != "v2":
+        return None
+    fixed = _FIXED.get(tuple(parts))
+    if fixed is not None:
+        return Place(fixed)
+    match parts:
+        case ["models", model, "versions", version, *rest] if tuple(rest) in _OF_MODEL:
+            return Place(_OF_MODEL[tuple(rest)], model, version)
+        case ["models", model, *rest] if tuple(rest) in _OF_MODEL:
+            return Place(_OF_MODEL[tuple(rest)], model)
+        case ["repository", "models", model, "load" | "unload"]:
+            return Place("load", model)
+        case _:
+            return None
+
+
+class OpenInference:
+    """Answers every request, at once or when a worker has."""
+
+    def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
+        self._pipelines = pipelines
+
+    def serve(self, request: Request, connection: Connection) -> None:
+        place = place_of(request.path)
+        if place is None:
+            _refuse(connection, HTTPStatus.NOT_FOUND, "no such place; begin at /v2")
+            return
+        methods = _METHODS.get(place.what, _GET)
+        if request.method not in methods:
+            allow = b", ".join(methods)
+            body = error_body(f"this place is asked with {allow.decode()}")
+            connection.answer(HTTPStatus.METHOD_NOT_ALLOWED, NO_HEADER, body, allow=allow)
+        elif place.model:
+            self._serve_model(place, request, connection)
+        else:
+            self._serve_server(place, request, connection)
+
+    # -- of one model
+
+    def _serve_model(self, place: Place, request: Request, connection: Connection) -> None:
+        pipeline = self._pipelines.get(place.model)
+        if place.what == "load":
+            _refuse(connection, HTTPStatus.FORBIDDEN, _LOADING)
+        elif pipeline is None:
+            names = ", ".join(sorted(self._pipelines)) or "none yet"
+            _refuse(connection, HTTPStatus.NOT_FOUND, f"unknown model {place.model!r}; this device serves: {names}")
+        elif place.what == "infer":
+            inference = Inference(
+                connection,
+                request.body,
+                version=place.version,
+                wants_binary=request.wants_binary,
+                header_length=request.header_length,
+            )
+            pipeline.submit(inference)
+        else:
+            _say(connection, *self._about(place, pipeline))
+
+    def _about(self, place: Place, pipeline: Pipeline) -> tuple[HTTPStatus, object]:
+        slot = pipeline.usable[0] if pipeline.usable else None
+        if slot is not None and place.version not in ("", slot.version):
+            return HTTPStatus.NOT_FOUND, {"error": pipeline.not_this_version(place.version)}
+        match place.what:
+            case "model-ready" if slot is None:
+                answer = {"name": pipeline.name, "ready": False, "error": pipeline.why_not()}
+                return HTTPStatus.SERVICE_UNAVAILABLE, answer
+            case "model-ready":
+                return HTTPStatus.OK, {"name": pipeline.name, "ready": True}
+            case "stats":
+                return HTTPStatus.OK, {"model_stats": [_stats(slot)] if slot is not None else []}
+            case _ if slot is None or slot.ready_said is None:
+                return HTTPStatus.SERVICE_UNAVAILABLE, {"error": pipeline.why_not()}
+            case _:
+                said = slot.ready_said
+                return HTTPStatus.OK, {
+                    "name": pipeline.name,
+                    "versions": [slot.version],
+                    "platform": PLATFORM,
+                    "inputs": said.inputs,
+                    "outputs": said.outputs,
+                }
+
+    # -- of the whole
+
+    def _serve_server(self, place: Place, request: Request, connection: Connection) -> None:
+        match place.what:
+            case "server":
+                answer: object = {"name": NAME, "version": __version__, "extensions": EXTENSIONS}
+                _say(connection, HTTPStatus.OK, answer)
+            case "live":
+                _say(connection, HTTPStatus.OK, {"live": True})
+            case "ready":
+                why = self.why_not_ready()
+                status = HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK
+                _say(connection, status, {"ready": False, "error": why} if why else {"ready": True})
+            case "index":
+                self._say_index(request, connection)
+            case _:
+                slots = [pipeline.usable[0] for pipeline in self._pipelines.values() if pipeline.usable]
+                _say(connection, HTTPStatus.OK, {"model_stats": [_stats(slot) for slot in slots]})
+
+    def why_not_ready(self) -> str:
+        """Why some request would get no answer now; empty when every pipeline has one who answers."""
+        if not self._pipelines:
+            return "no pipeline is assigned to this device yet"
+        return "; ".join(pipeline.why_not() for pipeline in self._pipelines.values() if not pipeline.usable)
+
+    def _say_index(self, request: Request, connection: Connection) -> None:
+        try:
+            asked = msgspec.json.decode(request.body, type=_Index) if request.body else _Index()
+        except msgspec.DecodeError as error:
+            _refuse(
+                connection, HTTPStatus.BAD_REQUEST, f'the body must be empty or {{"ready": true or false}}: {error}'
+            )
+            return
+        found: list[dict[str, str]] = []
+        for name, pipeline in sorted(self._pipelines.items()):
+            slot = pipeline.usable[0] if pipeline.usable else None
+            if slot is not None:
+                found.append({"name": name, "version": slot.version, "state": "READY", "reason": ""})
+            elif not asked.ready:
+                found.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": pipeline.why_not()})
+        _say(connection, HTTPStatus.OK, found)
+
+
+class _Index(msgspec.Struct, frozen=True):
+    ready: bool = False
+
+
+def _stats(slot: Slot) -> dict[str, Any]:
+    """The counts of this gateway's life, in the form of the statistics extension. Durations are not kept."""
+    sums = slot.counts.totals
+    bad = sums.errors + sums.nulls
+    return {
+        "name": slot.name,
+        "version": slot.version,
+        "inference_count": sums.requests - bad,
+        "execution_count": sums.requests,
+        "inference_stats": {
+            "success": {"count": sums.requests - bad, "ns": 0},
+            "fail": {"count": bad, "ns": 0},
+        },
+    }
+
+
+def _say(connection: Connection, status: HTTPStatus, answer: object) -> None:
+    connection.answer(status, NO_HEADER, msgspec.json.encode(answer))
+
+
+def _refuse(connection: Connection, status: HTTPStatus, message: str) -> None:
+    connection.answer(status, NO_HEADER, error_body(message))

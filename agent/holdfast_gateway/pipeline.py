@@ -1,0 +1,263 @@
+"""One pipeline: which slot answers now, and who else tries what that slot could not.
+
+Level-triggered: `wanted` is the whole of what should be. A slot that is not named any more answers what it was asked and
+ends; the new serving slot takes over the moment it is ready, and until then the refuge, or what served before, goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from holdfast_gateway import settlement
+from holdfast_gateway.control import Route
+from holdfast_gateway.counts import Bad
+from holdfast_gateway.inference import Failure, Inference, error_of
+from holdfast_gateway.losses import Loss
+from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.windows import Ledger
+from holdfast_gateway.worker import Lost
+from holdfast_shared.assign import Target
+from holdfast_worker.protocol import Answer, Outcome
+
+# Each hand-over of one request is a worker lost under it; after so many it is not worth another.
+HAND_OVERS_MAX: Final = 3
+# When no slot of a pipeline can answer, one that had failed is tried again so often: serving badly beats serving nothing.
+LAST_RESORT_S: Final = 30.0
+
+
+class Listener(Protocol):
+    """Who is told what happens here: the gateway, for the agent."""
+
+    def status_changed(self) -> None: ...
+
+    def failure_counted(self, slot: Slot) -> None: ...
+
+    def switched(self, pipeline: str, target: Target, at_s: float) -> None:
+        """The first good answer of a slot since it began to serve."""
+
+
+class Pipeline:
+    """`in_force`: the serving slot that is wanted has been ready, so it serves, or its refuge while it is down."""
+
+    def __init__(self, name: str, listener: Listener, ledger: Ledger, bench: Bench) -> None:
+        self.name = name
+        self.wanted = Route(pipeline=name)
+        self.in_force = True
+        self.slots: dict[str, Slot] = {}
+        self.usable: tuple[Slot, ...] = ()  # those that can answer now, the first choice first
+        self._retiring: dict[str, Slot] = {}
+        self._draining: set[Slot] = set()
+        self._stopgap: Slot | None = None
+        self._awaited: Slot | None = None
+        self._listener = listener
+        self._ledger = ledger
+        self._bench = bench
+        self._loop = asyncio.get_running_loop()
+
+    # -- what should be
+
+    def route(self, wanted: Route) -> None:
+        """Converge to it. May be repeated."""
+        changed = wanted.serving != self.wanted.serving
+        active = self.usable[0] if self.usable else None
+        self.wanted = wanted
+        named = {one.key: one for one in (wanted.serving, wanted.refuge, wanted.testing) if one is not None}
+        if changed:
+            self.in_force = wanted.serving is None
+        if self._stopgap is not None and self._stopgap.target.key in named:
+            self._stopgap = None
+        new = [self._slot(target) for key, target in named.items() if key not in self.slots]
+        if active is not None and active.target.key not in named and wanted.serving is not None:
+            self._stopgap = active
+        leaving = [slot for key, slot in self.slots.items() if key not in named and slot is not self._stopgap]
+        for slot in leaving:
+            del self.slots[slot.target.key]
+        for slot in new:
+            if slot.state == "stopped":
+                slot.start()
+        self._settle_who_answers()
+        for slot in leaving:
+            self._retire(slot)
+        self._listener.status_changed()
+
+    def retire(self) -> None:
+        """Serve nothing any more."""
+        self.route(Route(pipeline=self.name))
+
+    def kill(self) -> None:
+        """End what is still draining."""
+        for slot in list(self._draining):
+            slot.kill()
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is left of it."""
+        return not self.slots and not self._draining
+
+    @property
+    def keys(self) -> set[str]:
+        """Of every target that is here, or still draining."""
+        return {*self.slots, *(slot.target.key for slot in self._draining)}
+
+    def retry_load(self, key: str) -> None:
+        """Start a slot again that had failed."""
+        if key in self.slots:
+            self.slots[key].start_afresh()
+
+    def tick(self) -> None:
+        """Once a second: measure, and try again what failed when there is nothing else."""
+        for slot in self.slots.values():
+            slot.measure_memory()
+        if self.usable:
+            return
+        for slot in self._chosen():
+            if slot.state == "failed" and self._loop.time() - slot.failed_at >= LAST_RESORT_S:
+                slot.start_afresh()
+
+    # -- requests
+
+    def submit(self, inference: Inference) -> None:
+        """Have it answered by the slot that answers now."""
+        if not self.usable:
+            inference.refuse(HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
+            return
+        slot = self.usable[0]
+        if inference.version and inference.version != slot.version:
+            inference.refuse(HTTPStatus.NOT_FOUND, self.not_this_version(inference.version))
+            return
+        slot.offer(inference)
+
+    def why_not(self) -> str:
+        """Why nobody can answer."""
+        slots = self._chosen()
+        if not slots:
+            return f"{self.name}: no release is assigned to serve here yet"
+        return f"{self.name}: no release can answer now: " + "; ".join(slot.described() for slot in slots)
+
+    def not_this_version(self, version: str) -> str:
+        return f"{self.name}: version {version} does not serve here now; version {self.usable[0].version} does"
+
+    def answered(self, slot: Slot, inference: Inference, answer: Answer, latency_ms: float) -> None:
+        now = self._loop.time()
+        match answer.outcome:
+            case Outcome.OK:
+                inference.asker.answer(HTTPStatus.OK, answer.header_length, answer.body)
+                settlement.answered_well(slot, inference, latency_ms, now)
+                if slot is self._awaited:
+                    self._awaited = None
+                    self._listener.switched(self.name, slot.target, now)
+                self._tell_failures(inference)
+            case Outcome.INPUT_FAULT:
+                inference.asker.answer(HTTPStatus.BAD_REQUEST, answer.header_length, answer.body)
+                settlement.faulty(slot, inference, now)
+            case Outcome.NULL:
+                if inference.null_answer is None:
+                    inference.null_answer = (answer.header_length, bytes(answer.body))
+                bad = Bad(error=False, hang=False, null=True, latency_ms=latency_ms, at_s=now)
+                self._try_another(inference, Failure(slot, bad, None, "answered null"))
+            case Outcome.ERROR:
+                bad = Bad(error=True, hang=False, null=False, latency_ms=latency_ms, at_s=now)
+                self._try_another(inference, Failure(slot, bad, None, error_of(answer.body)))
+
+    def lost(self, slot: Slot, lost: Lost) -> None:
+        now = self._loop.time()
+        for inference in reversed(lost.behind):  # each goes before the ones that are there already
+            other = self._other(inference)
+            counted = not inference.failures or other is not None
+            if counted:
+                slot.counts.behind(now, answered_by_another=other is not None)
+            if other is not None:
+                self._hand_over(inference, other)
+            else:
+                self._give_up(inference)
+        if lost.culprit is not None:
+            hang = lost.loss is Loss.HANG
+            bad = Bad(error=True, hang=hang, null=False, latency_ms=lost.culprit_ms, at_s=now)
+            self._try_another(lost.culprit, Failure(slot, bad, lost.loss, lost.detail))
+
+    def _try_another(self, inference: Inference, failure: Failure) -> None:
+        """It failed in one slot: the same bytes go to the next, once."""
+        inference.failures.append(failure)
+        other = self._other(inference)
+        if other is not None:
+            self._hand_over(inference, other)
+        else:
+            self._give_up(inference)
+
+    def _other(self, inference: Inference) -> Slot | None:
+        """A slot that can answer now, and has not failed it."""
+        if inference.hand_overs >= HAND_OVERS_MAX or len(inference.failures) > 1:
+            return None
+        failed = {failure.slot.target.key for failure in inference.failures}
+        for slot in self.usable:
+            if slot.target.key not in failed and inference.version in ("", slot.version):
+                return slot
+        return None
+
+    def _hand_over(self, inference: Inference, other: Slot) -> None:
+        inference.hand_overs += 1
+        other.take_over(inference)
+
+    def _give_up(self, inference: Inference) -> None:
+        inference.asker.answer(*settlement.last_words(inference))
+        if settlement.unanswered(inference, self._loop.time()):
+            self._tell_failures(inference)
+
+    def _tell_failures(self, inference: Inference) -> None:
+        for failure in inference.failures:
+            self._listener.failure_counted(failure.slot)
+
+    # -- slots
+
+    def changed(self, slot: Slot) -> None:  # noqa: ARG002 - slots tell who they are
+        self._settle_who_answers()
+        self._listener.status_changed()
+
+    def left(self, slot: Slot) -> None:
+        self._draining.discard(slot)
+        if self._retiring.get(slot.target.key) is slot:
+            del self._retiring[slot.target.key]
+        self._listener.status_changed()
+
+    def _slot(self, target: Target) -> Slot:
+        """The slot of that target, new unless one that is draining can still be asked."""
+        slot = self._retiring.pop(target.key, None)
+        if slot is not None and slot.revive():
+            self._draining.discard(slot)
+        else:
+            counts = self._ledger.counts_of(self.name, target, wall_us=time.time_ns() // 1000)
+            slot = Slot(self, self.name, target, counts, self._bench)
+        self.slots[target.key] = slot
+        return slot
+
+    def _retire(self, slot: Slot) -> None:
+        self._retiring[slot.target.key] = slot
+        self._draining.add(slot)
+        slot.retire()
+
+    def _chosen(self) -> list[Slot]:
+        """The slots that may answer, ready or not, the first choice first."""
+        targets = (self.wanted.serving, self.wanted.refuge)
+        return [self.slots[one.key] for one in targets if one is not None and one.key in self.slots]
+
+    def _settle_who_answers(self) -> None:
+        """Work out `usable`; the serving slot that became ready takes over at once, with all that waits for another."""
+        before = self.usable
+        self.usable = tuple(dict.fromkeys(slot for slot in self._chosen() if slot.state == "ready"))
+        stopgap = self._stopgap
+        if stopgap is not None and not self.usable and stopgap.state == "ready":
+            self.usable = (stopgap,)
+        elif stopgap is not None:
+            self._stopgap = None
+            if self.slots.get(stopgap.target.key) is stopgap:
+                del self.slots[stopgap.target.key]
+                self._retire(stopgap)
+        if not self.in_force and self.usable and self.usable[0].target == self.wanted.serving:
+            self.in_force = True
+            self._awaited = self.usable[0]
+            self._awaited.counts.forget_sliding()
+        if before and self.usable and before[0] is not self.usable[0]:
+            before[0].hand_back()

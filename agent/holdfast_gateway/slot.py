@@ -1,0 +1,285 @@
+"""One (release, environment) of one pipeline, and the worker that runs it: started, watched, started again, given up.
+
+A slot does not know whether it serves. What it cannot answer it hands to its pipeline, which knows who else could.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_gateway import manifest
+from holdfast_gateway.control import SlotState, SlotStatus
+from holdfast_gateway.counts import Counts
+from holdfast_gateway.inference import Inference
+from holdfast_gateway.losses import Loss, Losses
+from holdfast_gateway.manifest import Facts
+from holdfast_gateway.worker import ASKED_MAX, Lost, Worker
+from holdfast_shared.assign import Target
+from holdfast_shared.errors import Damaged
+from holdfast_worker.protocol import Answer, Failed, Load, Ready
+
+log = logging.getLogger(__name__)
+
+# Waiting in the gateway for one worker, beside what it was asked. More would wait longer than an application does.
+WAITING_MAX: Final = 128
+# A slot that is not named any more answers what it was asked; each of those has its own deadline, all together this one.
+DRAIN_S: Final = 30.0
+DETAIL_CHARACTERS_MAX: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every slot of a gateway shares: where releases lie, and how a worker is started."""
+
+    folder: StateFolder
+    worker_command: Sequence[str]
+    workers: set[Worker] = field(default_factory=set)
+
+    def start(self, worker: Worker) -> None:
+        """Start its process, and know it until nothing is left of it."""
+        self.workers.difference_update([one for one in self.workers if one.gone])
+        self.workers.add(worker)
+        worker.start(self.worker_command)
+
+
+class Pipeline(Protocol):
+    """What a slot tells the pipeline that it belongs to."""
+
+    def changed(self, slot: Slot) -> None:
+        """Its state is another one."""
+
+    def answered(self, slot: Slot, inference: Inference, answer: Answer, latency_ms: float) -> None: ...
+
+    def lost(self, slot: Slot, lost: Lost) -> None:
+        """Its worker is gone, with what it had been asked."""
+
+    def submit(self, inference: Inference) -> None:
+        """Have it answered by whoever can now."""
+
+    def left(self, slot: Slot) -> None:
+        """It was retired, and nothing is left of it."""
+
+
+class Slot:
+    """`state` is what `Status` says. `ready_said` is what the worker told when it was last ready."""
+
+    def __init__(self, pipeline: Pipeline, name: str, target: Target, counts: Counts, bench: Bench) -> None:
+        self.name = name
+        self.target = target
+        self.version: str = target.release.version
+        self.counts = counts
+        self.state: SlotState = "stopped"
+        self.code = self.detail = ""
+        self.failed_at = 0.0
+        self.loads = 0
+        self.ready_said: Ready | None = None
+        self._pipeline = pipeline
+        self._bench = bench
+        self._loop = asyncio.get_running_loop()
+        self._losses = Losses()
+        self._facts: Facts | None = None
+        self._worker: Worker | None = None
+        self._waiting: deque[Inference] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._retired = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    # -- its life
+
+    def start(self) -> None:
+        """Load it. Its state changes at once, and again when it is ready or has failed."""
+        self._forget_timer()
+        path = self._bench.folder.manifest(self.target.release.digest)
+        try:
+            self._facts = manifest.read(path, self.target.release.digest, self.name)
+        except Damaged as error:
+            self._fail("damaged-blob", error.message)
+            return
+        if self.loads == 0:
+            self.counts.look_back(self._facts.window_s)
+        load = Load(
+            pipeline=self.name,
+            release=self.target.release.digest,
+            environment=self.target.environment,
+            manifests=str(self._bench.folder.manifests),
+            blobs=str(self._bench.folder.blobs),
+        )
+        self._worker = Worker(f"worker {self}", load, self._facts.limits, self)
+        self._losses.started(self._loop.time())
+        self.loads += 1
+        self._bench.start(self._worker)
+        self._become("loading")
+
+    def start_afresh(self) -> None:
+        """Forget that it failed, and load it again. One that is loading or ready goes on as it is."""
+        if self.state == "failed":
+            self._losses = Losses()
+            self.code = self.detail = ""
+            self.counts.forget_sliding()
+            self.start()
+
+    def retire(self) -> None:
+        """Ask nothing more of it; what it was asked is answered, then it ends. What is waiting goes back to the pipeline."""
+        self._retired = True
+        self._forget_timer()
+        self.state = "stopped"
+        self.hand_back()
+        worker = self._worker
+        if worker is None:
+            self._loop.call_soon(self._pipeline.left, self)
+        elif not worker.is_ready:
+            worker.kill()
+        elif not worker.asked:
+            worker.stop()
+        else:
+            self._timer = self._loop.call_later(DRAIN_S, worker.kill)
+
+    def revive(self) -> bool:
+        """Take the retirement back, if its worker can still be asked."""
+        if self._worker is None or not self._worker.is_ready:
+            return False
+        self._retired = False
+        self._forget_timer()
+        self.state = "ready"
+        return True
+
+    def kill(self) -> None:
+        """End its worker now, if it has one. It must be retired, or have failed."""
+        if self._worker is not None:
+            self._worker.kill()
+
+    # -- requests
+
+    def offer(self, inference: Inference) -> None:
+        """Have it answered. The slot must be ready."""
+        worker = self._worker
+        assert worker is not None
+        if len(worker.asked) < ASKED_MAX and not self._waiting:
+            worker.ask(inference)
+        elif len(self._waiting) < WAITING_MAX:
+            self._waiting.append(inference)
+        else:
+            inference.refuse(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{WAITING_MAX} requests are waiting for {self} already; ask less often, or again later",
+            )
+
+    def take_over(self, inference: Inference) -> None:
+        """Have a request answered that another slot failed: before all that wait, and however many do."""
+        worker = self._worker
+        assert worker is not None
+        if len(worker.asked) < ASKED_MAX:
+            worker.ask(inference)
+        else:
+            self._waiting.appendleft(inference)
+
+    def hand_back(self) -> None:
+        """Give all that wait, and were never asked, back to the pipeline: another slot serves now."""
+        waiting, self._waiting = self._waiting, deque()
+        for inference in waiting:
+            self._pipeline.submit(inference)
+
+    # -- what its worker says
+
+    def ready(self, ready: Ready) -> None:
+        self.ready_said = ready
+        self._become("ready")
+
+    def answered(self, inference: Inference, answer: Answer, latency_ms: float) -> None:
+        worker = self._worker
+        assert worker is not None
+        while self._waiting and len(worker.asked) < ASKED_MAX:
+            waiting = self._waiting.popleft()
+            if not waiting.asker.gone:
+                worker.ask(waiting)
+        self._pipeline.answered(self, inference, answer, latency_ms)
+        if self._retired and not worker.asked:
+            self._forget_timer()
+            worker.stop()
+
+    def refused(self, failed: Failed) -> None:
+        self.ended()
+        if not self._retired:
+            self._fail(failed.code, failed.detail)
+
+    def lost(self, lost: Lost) -> None:
+        """The pipeline settles what it was asked; a loss without a culprit is charged at once."""
+        log.warning("%s: its worker was lost (%s): %s", self, lost.loss, lost.detail)
+        self._worker = None
+        if self._retired or self.state == "failed":
+            self._pipeline.lost(self, lost)
+            self.ended()
+            return
+        self.detail = lost.detail[:DETAIL_CHARACTERS_MAX]
+        delay_s = self._losses.restart_delay_s(self._loop.time())
+        self._timer = self._loop.call_later(delay_s, self.start)
+        self._become("loading")
+        if lost.culprit is None:
+            self.charge(lost.loss)
+        self._pipeline.lost(self, lost)
+        self.hand_back()
+
+    def ended(self) -> None:
+        self._worker = None
+        if self._retired:
+            self._pipeline.left(self)
+
+    def charge(self, loss: Loss) -> None:
+        """Count a loss as this slot's own; too many, and it is given up."""
+        code = self._losses.charge(loss, self._loop.time())
+        if code and self.state != "failed" and not self._retired:
+            self._fail(code, self.detail)
+            self.kill()
+        else:
+            self._pipeline.changed(self)
+
+    # -- what is said of it
+
+    def status(self) -> SlotStatus:
+        return SlotStatus(
+            pipeline=self.name,
+            target=self.target,
+            state=self.state,
+            code=self.code if self.state == "failed" else "",
+            detail=self.detail,
+            losses=self._losses.total,
+            loads=self.loads,
+            worker_pid=self._worker.pid if self._worker is not None else 0,
+        )
+
+    def described(self) -> str:
+        """In words, for a request that nobody can answer."""
+        why = f" ({self.code}: {self.detail})" if self.state == "failed" else ""
+        return f"{self.version} {'has failed' if self.state == 'failed' else 'is ' + self.state}{why}"
+
+    def measure_memory(self) -> None:
+        if self._worker is not None:
+            self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self._worker.memory_bytes())
+
+    def _fail(self, code: str, detail: str) -> None:
+        self._forget_timer()
+        self.code, self.detail = code, detail[:DETAIL_CHARACTERS_MAX]
+        self.failed_at = self._loop.time()
+        log.error("%s has failed: %s: %s", self, code, self.detail)
+        self._become("failed")
+        self.hand_back()
+
+    def _become(self, state: SlotState) -> None:
+        if state != self.state:
+            log.info("%s is %s", self, state)
+        self.state = state
+        self._pipeline.changed(self)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

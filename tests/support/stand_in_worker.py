@@ -1,0 +1,119 @@
+"""A worker without a model, for faults on demand: `python stand_in_worker.py --fd N` speaks the frames of a real one.
+
+A request's body says what becomes of it, by release version: `{"id": "7", "do": {"1.2.0": "crash"}}`; `"*"` is every other
+version, and what is not named is answered well. One of: ok, null, error, fault, crash, hang, garbage, slow:<ms>, big:<bytes>.
+A release's annotations say how it loads: `{"load": "ok" | "crash" | "hang" | "slow:<ms>" | "fail:<code>" | "version:<n>"}`,
+and what becomes of requests that say nothing: `{"do": "…"}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from holdfast_shared.wire.release import Tensor
+from holdfast_worker import protocol
+from holdfast_worker.protocol import NO_HEADER, Ask, Failed, Hello, Kind, Load, Outcome, Ready
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    with socket.socket(fileno=parser.parse_args().fd) as gateway, gateway.makefile("rb") as stream:
+        version = os.environ.get("STAND_IN_VERSION", str(protocol.VERSION))
+        gateway.sendall(protocol.control(Kind.HELLO, Hello(version=int(version), pid=os.getpid())))
+        frame = _next_frame(stream)
+        if frame is not None:
+            release = _load(gateway, msgspec.json.decode(frame[5:], type=Load))
+            _answer_all(gateway, stream, release)
+
+
+def _load(gateway: socket.socket, load: Load) -> dict[str, Any]:
+    raw = json.loads((Path(load.manifests) / load.release.removeprefix("sha256:")).read_bytes())
+    release: dict[str, Any] = json.loads(base64.b64decode(raw["payload"]))
+    how, _, detail = str(release["annotations"].get("load", "ok")).partition(":")
+    match how:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(3600)
+        case "slow":
+            time.sleep(int(detail) / 1000)
+        case "fail":
+            failed = Failed(code=detail, detail="as it was told")  # type: ignore[arg-type] # a test may name any code
+            gateway.sendall(protocol.control(Kind.FAILED, failed))
+            sys.exit(1)
+    print(f"stand-in for {release['version']} is ready", file=sys.stderr, flush=True)
+    ready = Ready(
+        inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),),
+        outputs=(Tensor(name="y", datatype="FP32", shape=(-1, 2)),),
+        fingerprint={"runtime": "stand-in"},
+        load_ms=1.0,
+        self_test_cases=1,
+    )
+    gateway.sendall(protocol.control(Kind.READY, ready))
+    return release
+
+
+def _answer_all(gateway: socket.socket, stream: IO[bytes], release: dict[str, Any]) -> None:
+    while (frame := _next_frame(stream)) is not None:
+        if frame[4] == Kind.STOP:
+            return
+        ask = protocol.read_ask(frame)
+        outcome, header_length, body = _answer(gateway, ask, release)
+        head = protocol.answer_head(ask.id, outcome, header_length=header_length, compute_us=10, body_bytes=len(body))
+        gateway.sendall(head + body)
+
+
+def _answer(gateway: socket.socket, ask: Ask, release: dict[str, Any]) -> tuple[Outcome, int, bytes]:
+    length = len(ask.body) if ask.header_length == NO_HEADER else ask.header_length
+    try:
+        asked = json.loads(bytes(ask.body[:length]))
+        do = asked.get("do", {})
+    except (ValueError, AttributeError):
+        return Outcome.INPUT_FAULT, NO_HEADER, b'{"error": "the body is no JSON object"}'
+    what = do.get(release["version"], do.get("*", release["annotations"].get("do", "ok")))
+    what, _, amount = what.partition(":")
+    answer = {"model_name": release["pipeline"], "model_version": release["version"], "id": asked.get("id", "")}
+    answer |= {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [0.5, 0.5]}], "pid": os.getpid()}
+    match what:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            time.sleep(3600)
+        case "garbage":
+            gateway.sendall(b"\xff" * 64)
+        case "slow":
+            time.sleep(int(amount) / 1000)
+        case "big":
+            answer["padding"] = "x" * int(amount)
+        case "error":
+            return Outcome.ERROR, NO_HEADER, json.dumps({"error": f"{release['version']} raised"}).encode()
+        case "fault":
+            return Outcome.INPUT_FAULT, NO_HEADER, json.dumps({"error": "input x is missing"}).encode()
+    body = json.dumps(answer).encode()
+    outcome = Outcome.NULL if what == "null" else Outcome.OK
+    if ask.header_length == NO_HEADER:
+        return outcome, NO_HEADER, body
+    return outcome, len(body), body + bytes(ask.body[length:])
+
+
+def _next_frame(stream: IO[bytes]) -> memoryview | None:
+    length = stream.read(protocol.LENGTH.size)
+    if len(length) < protocol.LENGTH.size:
+        return None
+    return memoryview(length + stream.read(protocol.LENGTH.unpack(length)[0]))
+
+
+if __name__ == "__main__":
+    main()
