@@ -143,12 +143,22 @@ def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device
 
 
 def collected(device: Device) -> Device:
-    """With what no slot and no decision names deleted, if anything changed. Never while a fetch is under way."""
-    if not device.garbage or device.fetch is not None:
+    """With what no slot and no decision names deleted, if anything changed. Never while a fetch is under way.
+
+    Nor before the gateway says that it serves what the record says: until then it may serve, and reload, what was before.
+    """
+    if not device.garbage or device.fetch is not None or not _in_force(device):
         return device
     keep = frozenset(digest for name in device.names for digest in wanted_digests(device, name))
     releases = {digest: release for digest, release in device.releases.items() if digest in keep}
     return replace(device, garbage=False, releases=releases).doing(CollectGarbage(keep))
+
+
+def _in_force(device: Device) -> bool:
+    serving = {name: device.record.pipeline(name).serving for name in device.names}
+    return device.gateway.heard and all(
+        device.live_of(name).confirmed == one or device.gateway.failed(name, one) for name, one in serving.items()
+    )
 
 
 def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:

@@ -206,6 +206,7 @@ class Loop:
             code=ended.code,
             detail=ended.detail,
             release=self._disk.release_of(ended.target) if ended.ok else None,
+            retry_after_s=ended.retry_after_s,
         )
 
     def _outbox_hears(self, happening: Connected | Gone | Sent) -> None:

@@ -1,0 +1,417 @@
+"""One device in a world that fails in every way it may: a simulator that speaks the core's real interface, from one seed.
+
+Documents come late, twice, out of order or never; the agent is killed between any two commands and starts again from the
+last record it saved; the gateway restarts from that record; fetches fail; the clock is set. After every write and every
+switch the invariants are checked. `calm` ends the faults, and `settled` says whether the device is where `assign` wants it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Final
+
+from holdfast_agent.core import acceptance, events, step
+from holdfast_agent.core.commands import CollectGarbage, Command, Save, Spool, StartFetch, StopFetch, Tell, WakeAt
+from holdfast_agent.core.device import Device
+from holdfast_agent.core.events import Moment
+from holdfast_agent.core.intent import decision_of, goal_of, view_of
+from holdfast_agent.core.record import PipelineRecord, State
+from holdfast_gateway.control import (
+    AcknowledgeWindows,
+    CloseWindows,
+    FromGateway,
+    RetryLoad,
+    Route,
+    Routes,
+    SlotState,
+    SlotStatus,
+    Status,
+    Tallied,
+    ToGateway,
+    Windows,
+)
+from holdfast_shared.assign import Target, condemned
+from holdfast_shared.wire.assignment import Assignment, Mode, Rule
+from holdfast_shared.wire.release import Release
+from holdfast_shared.wire.report import Window
+from support.playbook import (
+    BEGAN,
+    PIPELINE,
+    SECOND,
+    assignment,
+    bad,
+    counts,
+    digest,
+    own,
+    release,
+    retry,
+    rule,
+    signed,
+    target,
+)
+
+NAMES: Final = ("1", "2", "3", "4", "5")
+# How each release behaves on this device: most are good.
+CONDUCTS: Final = ("good", "good", "good", "null-output", "crash-loop", "self-test-failed")
+KILLED_A_COMMAND: Final = 0.004
+CALM_S: Final = 2 * 86_400
+
+
+class Killed(Exception):
+    """The agent's process is gone, between two commands."""
+
+
+class SimulatedGateway:
+    """A data plane of one pipeline: loads, self-tests, serves what it was told once that is ready, counts."""
+
+    def __init__(self, world: World, boot: int) -> None:
+        self._world, self.name = world, f"gateway-{boot}"
+        self.serial, self._told = 0, Routes(serial=0, routes=())
+        self.serving: Target | None = None
+        self.workers: dict[str, tuple[Target, SlotState, str]] = {}
+        self._windows: dict[int, Window] = {}
+        self._number = 0
+        self.sent: deque[FromGateway] = deque()
+        serving = world.saved_pipeline.serving
+        if serving is not None:  # a boot without the agent
+            self.take(Routes(serial=0, routes=(Route(pipeline=PIPELINE, serving=serving),)))
+
+    def hear(self, message: ToGateway) -> None:
+        match message:
+            case Routes():
+                self.take(message)
+            case RetryLoad(target=key):
+                if key in self.workers:
+                    self.workers[key] = (self.workers[key][0], "loading", "")
+            case CloseWindows():
+                if self.serving is not None:
+                    name = self.serving.release.version.split(".")[1]
+                    self._number += 1
+                    self._windows[self._number] = counts(name, requests=3, window=self._number, at=self._world.now.at)
+                self.sent.append(Windows(windows=tuple(self._windows.values())))
+            case AcknowledgeWindows(windows=numbers):
+                for number in numbers:
+                    self._windows.pop(number, None)
+
+    def take(self, routes: Routes) -> None:
+        self._told = routes
+        named = [
+            one for route in routes.routes for one in (route.serving, route.refuge, route.testing) if one is not None
+        ]
+        keep = {one.key for one in named} | ({self.serving.key} if self.serving is not None else set())
+        self.workers = {key: one for key, one in self.workers.items() if key in keep}
+        for one in named:
+            self.workers.setdefault(one.key, (one, "loading", ""))
+        self._switch()
+        self.sent.append(self.status())
+
+    def work(self) -> None:
+        """Every worker that loads is done loading; what serves answers some requests."""
+        for key, (one, state, _) in list(self.workers.items()):
+            if state != "loading":
+                continue
+            conduct = self._world.conduct(one)
+            failed = conduct == "self-test-failed" or (conduct == "crash-loop" and one == self.serving)
+            self.workers[key] = (one, "failed" if failed else "ready", conduct if failed else "")
+        self._switch()
+        self.sent.append(self.status())
+
+    def answer(self) -> None:
+        """Requests, as they are counted for what serves."""
+        if self.serving is None:
+            return
+        conduct, name = self._world.conduct(self.serving), self.serving.release.version.split(".")[1]
+        if conduct == "crash-loop":
+            self.workers[self.serving.key] = (self.serving, "failed", "crash-loop")
+            self.sent.append(self.status())
+            return
+        nulls = 30 if conduct == "null-output" else 0
+        now_us = self._world.now.monotonic_us
+        window = counts(name, requests=60, nulls=nulls)
+        self.sent.append(
+            Tallied(
+                pipeline=PIPELINE, target=self.serving, window=window, first_bad_monotonic_us=now_us if nulls else None
+            )
+        )
+
+    def status(self) -> Status:
+        slots = tuple(
+            SlotStatus(pipeline=PIPELINE, target=one, state=state, code=code)
+            for one, state, code in self.workers.values()
+        )
+        return Status(serial=self.serial, slots=slots, gateway=self.name)
+
+    def _switch(self) -> None:
+        wanted = next((route.serving for route in self._told.routes if route.pipeline == PIPELINE), None)
+        if wanted is None or self.workers[wanted.key][1] == "ready":
+            self.serving, self.serial = wanted, self._told.serial
+            if wanted is not None:
+                self._world.check_served(wanted)
+
+
+class World:
+    """`turn` lets one thing happen. Everything is drawn from the seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.own = own(health_s=30.0)
+        self.now = BEGAN
+        self.conducts = {name: self.random.choice(CONDUCTS) for name in NAMES}
+        self.saved = step.first_record("0123456789abcdef")
+        self.disk: set[str] = set()
+        self.documents: list[Assignment] = []
+        self.fetching: Target | None = None
+        self.wake_us = 0
+        self.calm = False
+        self.device: Device | None = None
+        self._kills_between: list[int] = []
+        self._orders: dict[tuple[str, str], tuple[int, int]] = {}
+        self._numbers: set[int] = set()
+        self._served = False
+        self._gateway_boots = 1
+        self.gateway: SimulatedGateway | None = SimulatedGateway(self, 1)
+        self.connected = False
+        self.start()
+
+    # What may happen.
+
+    def turn(self) -> None:
+        if self.saved_pipeline.state is State.TRIAL and self.random.random() < 0.03:  # minds are changed in trials
+            self.publish()
+            self._receive(self.documents[-1])
+            return
+        happen = self.random.choices(
+            [self.publish, self.deliver, self.end_fetch, self.gateway_works, self.gateway_speaks, self.gateway_answers,
+             self.time_goes_by, self.kill_agent, self.kill_gateway, self.disconnect, self.set_clock],
+            weights=[1.3, 6, 10, 14, 50, 6, 16, 0.6, 0.3, 0.5, 0.5],
+        )[0]  # fmt: skip
+        happen()
+
+    def publish(self) -> None:
+        """The director's next document; what serves is condemned more often than the rest."""
+        pick, serving = self.random.choice, self.saved_pipeline.serving
+        chances = {name: 0.4 if target(name) == serving else 0.08 for name in NAMES}
+        modes: list[Mode] = ["serve", "serve", "serve", "keep", "stage"]
+        rules = [
+            rule(pick(NAMES), pick(modes), standby=pick(("", "", *NAMES)), below=pick((10_000, 10_000, 5_000)))
+            for _ in range(self.random.choice((0, 2, 2, 2, 3, 3, 3, 4)))
+        ]
+        current = self.saved_pipeline.current
+        if current is not None and self.random.random() < 0.25:  # back to what was, without a word against what is
+            rules.insert(0, Rule(mode="serve", release=current.release))
+        self.documents.append(
+            assignment(
+                *rules,
+                seq=len(self.documents) + 1,
+                condemned=[bad(name) for name in NAMES if self.random.random() < chances[name]],
+                retries=[retry(name, self.random.randint(0, 3)) for name in NAMES if self.random.random() < 0.1],
+            )
+        )
+
+    def deliver(self) -> None:
+        """Any document that was ever published: late, twice, or the newest."""
+        if self.documents:
+            newest = self.random.random() < 0.5
+            self._receive(self.documents[-1] if newest else self.random.choice(self.documents))
+
+    def end_fetch(self) -> None:
+        if self.fetching is None:
+            return
+        done, self.fetching = self.fetching, None
+        ok = self.calm or self.random.random() < 0.7
+        if ok:
+            self.disk.add(done.release.digest)
+        self.happened(
+            events.FetchEnded(
+                pipeline=PIPELINE,
+                target=done,
+                ok=ok,
+                draw=self.random.random(),
+                code="" if ok else "fetch-unreachable",
+                release=self.manifest(done.release.digest) if ok else None,
+            )
+        )
+
+    def gateway_works(self) -> None:
+        if self.gateway is not None:
+            self.gateway.work()
+
+    def gateway_answers(self) -> None:
+        if self.gateway is not None:
+            self.gateway.answer()
+
+    def gateway_speaks(self) -> None:
+        """The next thing the gateway has said arrives."""
+        if self.gateway is None:
+            self._gateway_boots += 1
+            self.gateway = SimulatedGateway(self, self._gateway_boots)
+        elif self.device is not None and not self.connected:
+            self.connected = True
+            self.gateway.sent.clear()
+            self.gateway.sent.append(self.gateway.status())
+            self.happened(events.GatewayConnected())
+        elif self.connected and self.gateway.sent:
+            self.happened(events.GatewaySaid(self.gateway.sent.popleft()))
+
+    def time_goes_by(self) -> None:
+        """To the next wake-up, or a little way there."""
+        ahead = max(self.wake_us - self.now.monotonic_us, 0)
+        passed = ahead if self.calm or self.random.random() < 0.6 else self.random.randint(0, max(ahead, 1))
+        self.now = Moment(at=self.now.at + passed, monotonic_us=self.now.monotonic_us + passed)
+        self.happened(events.Tick())
+
+    def kill_agent(self) -> None:
+        self.device, self.connected, self.fetching = None, False, None
+        self.start()
+
+    def kill_gateway(self) -> None:
+        self.gateway = None
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        if self.connected:
+            self.connected = False
+            self.happened(events.GatewayGone())
+
+    def set_clock(self) -> None:
+        jump = self.random.choice((-86_400, -60, 60, 3600)) * SECOND
+        self.now = Moment(at=max(self.now.at + jump, BEGAN.at - 86_400 * SECOND), monotonic_us=self.now.monotonic_us)
+
+    # The agent's process.
+
+    def start(self) -> None:
+        while self.device is None:
+            slots = _slots(self.saved_pipeline)
+            known = {slot.release.digest: self.manifest(slot.release.digest) for slot in slots}
+            self._carry_out(step.resume(self.own, self.saved, known, self.now))
+
+    def happened(self, event: events.Event) -> None:
+        assert self.device is not None
+        self._carry_out(step.step(self.device, event, self.now))
+        self.start()
+
+    def _carry_out(self, taken: step.Step) -> None:
+        self.device = taken.device
+        try:
+            for command in taken.commands:
+                self._maybe_killed()
+                self._do(command)
+            self._maybe_killed()
+        except Killed:
+            self.device, self.connected, self.fetching = None, False, None
+
+    def _maybe_killed(self) -> None:
+        if not self.calm and self.random.random() < KILLED_A_COMMAND:
+            raise Killed
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Save(record):
+                before, self.saved = self.saved_pipeline, record
+                self._check_saved(before)
+            case Tell(message):
+                if self.connected and self.gateway is not None:
+                    self._check_told(message)
+                    self.gateway.hear(message)
+            case StartFetch(target=wanted):
+                assert self.fetching is None, "one fetch at a time"
+                self.fetching = wanted
+            case StopFetch():
+                self.fetching = None
+            case CollectGarbage(keep):
+                assert self.fetching is None, "garbage is never collected under a fetch"
+                self.disk &= keep
+                self._check_disk()
+            case Spool(report=report):
+                assert report.number not in self._numbers, "a number is used once"
+                self._numbers.add(report.number)
+            case WakeAt(monotonic_us):
+                self.wake_us = monotonic_us
+
+    # What must hold.
+
+    def _check_saved(self, before: PipelineRecord) -> None:
+        assert self.device is not None
+        pipeline = self.saved_pipeline
+        self._check_disk()
+        if self._served:
+            assert pipeline.serving is not None, "once it served, it always serves"
+        self._served = self._served or pipeline.serving is not None
+        documents = acceptance.parsed_documents(self.own, self.saved).get(PIPELINE, ())
+        if pipeline.serving != before.serving and pipeline.serving is not None:
+            view = view_of(self.device, PIPELINE)
+            assert not condemned(documents, view, pipeline.serving), (
+                f"{pipeline.serving} is condemned and was activated"
+            )
+            assert pipeline.activations[-1].target == pipeline.serving, "each activation is on record"
+        for one in self.saved.documents:
+            key, order = (one.scope, one.pipeline), (one.epoch, one.seq)
+            assert order >= self._orders.get(key, (0, 0)), "an order never decreases"
+            self._orders[key] = order
+
+    def _check_told(self, message: ToGateway) -> None:
+        """The record was saved before anything follows from it."""
+        if isinstance(message, Routes):
+            told = next((route.serving for route in message.routes), None)
+            assert told == self.saved_pipeline.serving, "the gateway is told what the record says"
+
+    def _check_disk(self) -> None:
+        for slot in _slots(self.saved_pipeline):
+            assert slot.release.digest in self.disk, f"{slot} is in a slot and not on disk"
+
+    def check_served(self, served: Target) -> None:
+        assert served.release.digest in self.disk, "what serves has verified bytes"
+
+    # Without faults.
+
+    def calm_down(self) -> None:
+        """Faults off, the newest document delivered, everything answered; until nothing moves for a while."""
+        self.calm = True
+        if not self.documents:
+            self.publish()
+        self._receive(self.documents[-1])
+        end_us = self.now.monotonic_us + CALM_S * SECOND
+        while self.now.monotonic_us < end_us and not self.settled:
+            for _ in range(4):
+                self.gateway_speaks()
+            self.gateway_works()
+            self.end_fetch()
+            self.gateway_answers()
+            while self.connected and self.gateway is not None and self.gateway.sent:
+                self.gateway_speaks()
+            self.time_goes_by()
+
+    @property
+    def settled(self) -> bool:
+        """Idle, nothing missing, and the gateway serves what the record says, if that can be served at all."""
+        assert self.device is not None
+        pipeline = self.device.record.pipeline(PIPELINE)
+        decision = decision_of(self.device, PIPELINE)
+        if pipeline.state is not State.IDLE or goal_of(self.device, PIPELINE, decision) is not None:
+            return False
+        if decision.serve is not None and decision.serve != pipeline.current:
+            return False
+        served = self.gateway.serving if self.gateway is not None else None
+        hopeless = self.device.gateway.failed(PIPELINE, pipeline.current)
+        confirmed = self.device.live_of(PIPELINE).confirmed
+        return hopeless or (served == pipeline.current == confirmed)
+
+    @property
+    def saved_pipeline(self) -> PipelineRecord:
+        return self.saved.pipeline(PIPELINE)
+
+    def conduct(self, one: Target) -> str:
+        return self.conducts[one.release.version.split(".")[1]]
+
+    def manifest(self, wanted: str) -> Release:
+        return release(next(name for name in NAMES if digest(name) == wanted))
+
+    def _receive(self, document: Assignment) -> None:
+        self.happened(events.DocumentReceived(scope="region/eu", pipeline=PIPELINE, envelope=signed(document)))
+
+
+def _slots(pipeline: PipelineRecord) -> list[Target]:
+    """What must be on disk: the two slots, and a candidate that serves."""
+    serving = pipeline.candidate if pipeline.state is State.TRIAL else None
+    return [slot for slot in (pipeline.current, pipeline.previous, serving) if slot is not None]
