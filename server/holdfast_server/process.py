@@ -112,8 +112,7 @@ def _serve(context: Context, options: Options, address: Address, stop: threading
     scheduler = Scheduler(context)
     driving = threading.Thread(target=scheduler.run, args=(stop,), name="scheduler", daemon=True)
 
-    def end(number: int, _: object) -> None:
-        log.info("%s: stopping", signal.Signals(number).name)
+    def end(*_: object) -> None:  # in the middle of anything: it only says so
         stop.set()
         scheduler.wake()
         server.wake()
@@ -127,6 +126,7 @@ def _serve(context: Context, options: Options, address: Address, stop: threading
         durable.write_file(options.data / ADDRESS_FILE, told)
         log.info("holdfast-server %s serves the fleet %s on %s", __version__, context.fleet, server.address.url)
         server.serve(stop)
+        log.info("told to stop: the web server has ended")
     finally:
         stop.set()
         scheduler.wake()

@@ -85,6 +85,7 @@ class WebServer:
     def __init__(self, application: WSGIApplication, address: Address, limit: Limit) -> None:
         """Raises Malformed when the address cannot be had."""
         self._map: dict[int, Any] = {}
+        self._waking, self._ended = threading.RLock(), False
         try:
             self._server = create_server(
                 application,
@@ -118,11 +119,15 @@ class WebServer:
         while time.monotonic() < until and any(_is_busy(channel) for channel in list(self._map.values())):
             wasyncore.loop(timeout=0.05, map=self._map, count=1)
         self._server.task_dispatcher.shutdown(timeout=1)
-        wasyncore.close_all(self._map, ignore_all=True)
+        with self._waking:
+            self._ended = True
+            wasyncore.close_all(self._map, ignore_all=True)
 
     def wake(self) -> None:
-        """Have `serve` look at `stop` now. From any thread, or a signal's handler."""
-        self._server.pull_trigger()
+        """Have `serve` look at `stop` now. From any thread or a signal's handler, and also when it has ended."""
+        with self._waking:
+            if not self._ended:  # its descriptor may be another file's by then
+                self._server.pull_trigger()
 
 
 def _is_busy(channel: Any) -> bool:

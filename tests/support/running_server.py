@@ -226,15 +226,16 @@ class ServerProcess:
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen([program("holdfast-server"), *self._words], stdout=log, stderr=log)
         found = eventually(self._address, within_s=START_S)
-        assert found["pid"] == self._process.pid
         self.client = Client(found["http"], self.folder)
         return self.client
 
     def _address(self) -> Any:
+        """Where it listens: a killed one's address may still lie there."""
         assert self._process is not None
         assert self._process.poll() is None, self.log()
         file = self.data / "server.json"
-        return json.loads(file.read_bytes()) if file.exists() else None
+        found = json.loads(file.read_bytes()) if file.exists() else {}
+        return found if found.get("pid") == self._process.pid else None
 
     def stop(self, *, how: int = signal.SIGTERM, within_s: float = 20.0) -> int:
         """Its exit code."""
