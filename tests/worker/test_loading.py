@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_cli import manifests
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.release import Hardware, ModelRef, Release, Stage, Tensor
 from holdfast_worker import release_runner
@@ -60,6 +61,15 @@ def test_the_fingerprint_tells_runtime_and_machine_apart(state: StateFolder, pub
     assert found["numpy"] == np.__version__
     assert set(found) == {"runtime", "providers", "numpy", "python", "os", "kernel", "machine", "cpu_flags"}
     assert all(isinstance(value, str) for value in found.values())
+
+
+def test_the_sample_that_ships_is_loaded_as_publish_describes_it(state: StateFolder) -> None:
+    """The operator's command and the worker agree on what a manifest means."""
+    folder = Path(__file__).parents[2] / "deploy" / "sample-release"
+    built = manifests.build(folder)
+    blobs = {str(digest): path.read_bytes() for digest, path in built.files.items()}
+    runner = loaded(state, sealed(built.release, (built.model,), blobs))
+    assert (runner.pipeline, runner.self_test_cases) == ("iris", 3)
 
 
 # ---------------------------------------------------------------- bytes on disk

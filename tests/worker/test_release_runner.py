@@ -262,6 +262,16 @@ def test_a_model_that_raises_is_an_error_and_goes_on(state: StateFolder) -> None
     assert runner.answer(ask(), NO_HEADER, False).outcome is Outcome.OK
 
 
+def test_an_answer_of_another_shape_than_declared_is_the_models_error(state: StateFolder) -> None:
+    """A caller that trusted the manifest would read it wrongly."""
+    outputs = (Tensor(name="probabilities", datatype="FP32", shape=(1, 10)),)
+    runner = runner_of(state, digits_models.trained(), outputs=outputs)
+    assert runner.answer(ask(), NO_HEADER, False).outcome is Outcome.OK
+    reply = runner.answer(ask(inputs=[tensor("image", image(2))]), NO_HEADER, False)
+    assert reply.outcome is Outcome.ERROR
+    assert "output probabilities has shape [2, 10], declared [1, 10]" in body_of(reply)["error"]
+
+
 # ---------------------------------------------------------------- the request's own faults
 GOOD = {"name": "image", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}
 
