@@ -131,12 +131,14 @@ def test_a_restart_carries_on(request: pytest.FixtureRequest, tmp_path: Path, ba
             client.holdfast("rollout", "abort", rollout["id"])
 
 
-def test_documents_go_to_the_broker_and_a_new_region_gets_its_own(tmp_path: Path) -> None:
+def test_commands_come_by_the_broker_too_and_a_new_region_gets_its_document(tmp_path: Path) -> None:
     with running_mosquitto() as broker, server_process(tmp_path, mqtt=broker.url) as process:
         client = process.client
         assert client is not None
         eventually(lambda: client.get("status").json["broker_connected"])
         start_a_rollout(client)
+        refused = client.refused("rollback", "iris", "9.9.9", "--reason", "why not", "--mqtt", broker.url)
+        assert (refused.code, refused.field) == ("not-found", "version")
         client.ask("POST", "memberships", membership("far", "ap-south"))
         eventually(lambda: client.get("assignments/region/ap-south").json["pipelines"])
 
