@@ -49,7 +49,7 @@ def drawn(rollout: Any) -> list[str]:
     for wave in rollout["waves"]:
         lines += _wave(wave, largest)
     if rollout.get("cause"):
-        lines.append(f"  {output.state('halted')}: {output.plain(rollout['cause'])}")
+        lines.append(f"  {output.state(rollout['state'])}: {output.plain(rollout['cause'])}")
     return lines
 
 
