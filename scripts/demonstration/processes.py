@@ -49,7 +49,6 @@ class Processes:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._started: dict[int, float] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None) -> int:
@@ -76,8 +75,17 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """SIGKILL, as a power cut would."""
-        self._running[name].send_signal(signal.SIGKILL)
-        self._running[name].wait(timeout=STOP_S)
+        self._end(name, signal.SIGKILL)
+
+    def stop(self, name: str) -> None:
+        """SIGTERM, as a service manager would. Raises TimeoutExpired if it does not heed it."""
+        self._end(name, signal.SIGTERM)
+
+    def _end(self, name: str, how: signal.Signals) -> None:
+        process = self._running[name]
+        process.send_signal(how)
+        process.wait(timeout=STOP_S)
+        del self._running[name]  # it ended by our will: `check` does not miss it
 
     def check(self) -> None:
         """Raises Missed with the end of its log if one has ended by itself."""

@@ -41,8 +41,8 @@ def build(folder: Path, processes: Processes, narration: Narration, *, light: in
     narration.good(f"trained four releases on {len(data.training.labels)} scanned digits")
     provisioned = fleet.provision(folder, fleet.devices(light))
     narration.good(f"made keys, authorities.json and memberships for {len(provisioned.devices)} devices")
-    broker = _start_broker(folder, processes)
-    address = _start_server(folder, provisioned, processes, broker)
+    broker = start_broker(folder, processes)
+    address = start_server(folder, provisioned, processes, broker)
     narration.good(f"broker {broker}; server and page {address}")
     server = Server(address)
     fleet.enrol(provisioned, server)
@@ -68,11 +68,12 @@ def server_database(folder: Path) -> Path:
     return next((folder / SERVER_DATA).glob("*.db"))
 
 
-def _start_broker(folder: Path, processes: Processes) -> str:
+def start_broker(folder: Path, processes: Processes, *, port: int | None = None) -> str:
+    """A broker on that port of loopback, or on a free one; its URL once it listens."""
     program = shutil.which("mosquitto", path=_SYSTEM_PATH)
     if program is None:
         raise Missed("mosquitto is missing; run: sudo apt-get install -y --no-install-recommends mosquitto")
-    port = free_port()
+    port = port or free_port()
     configuration = folder / "mosquitto.conf"
     configuration.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 10000\n"
@@ -89,8 +90,12 @@ def _start_broker(folder: Path, processes: Processes) -> str:
     return f"mqtt://127.0.0.1:{port}"
 
 
-def _start_server(folder: Path, provisioned: Provisioned, processes: Processes, broker: str) -> str:
+def start_server(
+    folder: Path, provisioned: Provisioned, processes: Processes, broker: str, *, listen: str = "127.0.0.1:0"
+) -> str:
+    """The server; its URL once it is connected to the broker. It goes on with what is in its data folder."""
     data = folder / SERVER_DATA
+    (data / "server.json").unlink(missing_ok=True)  # of one that was killed
     processes.start(
         "server",
         [
@@ -98,7 +103,7 @@ def _start_server(folder: Path, provisioned: Provisioned, processes: Processes, 
             "--data", data,
             "--authorities", provisioned.authorities,
             "--director-key", provisioned.key("director"),
-            "--listen", "127.0.0.1:0",
+            "--listen", listen,
             "--mqtt", broker,
         ],
     )  # fmt: skip
@@ -128,12 +133,13 @@ def _start_devices(
         environment={"PYTHONPATH": str(Path(__file__).parents[1])},
     )
     return [
-        Application(device.id, _gateway_address(provisioned, device, processes), data.live, seed=index)
+        Application(device.id, gateway_address(provisioned, device, processes), data.live, seed=index)
         for index, device in enumerate(real)
     ]
 
 
-def _gateway_address(provisioned: Provisioned, device: Device, processes: Processes) -> str:
+def gateway_address(provisioned: Provisioned, device: Device, processes: Processes) -> str:
+    """Where a real device's applications ask, once its gateway listens."""
     run = provisioned.folder / "run" / device.id
     where = StateFolder(provisioned.state(device.id), run).gateway_addresses
     found: Any = wait_for(f"the gateway of {device.id} listens", lambda: _written(processes, where), within_s=START_S)

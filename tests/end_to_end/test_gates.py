@@ -1,0 +1,76 @@
+"""Every gate, breached by a real worker's real answers: the server's gate decides, and the document takes devices back.
+
+The releases pass everything that is checked offline. Their guardrails only report, so no device leaves by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from support import digits_models
+from support.small_fleet import SmallFleet, device, mixed_images, small_fleet
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+GOOD = "1.0.0"
+
+
+class Bad(NamedTuple):
+    version: str
+    model: Callable[[], bytes]
+    metric: str
+
+
+BREACHES = {
+    "NaN on some images": Bad("1.1.0", digits_models.nan_on_some, "null_rate"),
+    "raises on some images": Bad("1.2.0", digits_models.raises_on_some, "error_rate"),
+    "takes long over some images": Bad("1.3.0", lambda: digits_models.slow_on_some(250), "latency_ms_p99"),
+}
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[SmallFleet]:
+    """Three canaries of one region that serve a good release."""
+    with small_fleet([device(f"camera-{number}") for number in (1, 2, 3)]) as started:
+        started.publish(GOOD, digits_models.trained())
+        with started.application():
+            started.roll_out(GOOD)
+        yield started
+
+
+@pytest.mark.parametrize("bad", BREACHES.values(), ids=BREACHES.keys())
+def test_a_breached_gate_halts_the_rollout_and_takes_the_release_back(fleet: SmallFleet, bad: Bad) -> None:
+    """Halted by that gate alone; back by the server's document, not the device's own decision; no request fails."""
+    fleet.publish(bad.version, bad.model(), action='"report"', deadline_ms="20000")
+    with fleet.application(images=mixed_images()) as applications:
+        rollout = fleet.start_rollout(bad.version, "100% ring=canary", "100%")
+        halted = fleet.wait_for_rollout(rollout, "halted")
+        for one in fleet.devices:
+            fleet.wait_until_serving(one, GOOD)
+        fleet.seen(
+            "every device that served it is reported back",
+            lambda: fleet.server.get("rollouts", rollout)["devices_back"] == len(halted["returned"]),
+        )
+        for application in applications:
+            fleet.more_requests(application, 5)
+
+    assert halted["waves"][0]["state"] == "failed"
+    verdicts = {gate["metric"]: gate["verdict"] for gate in halted["waves"][0]["gates"]}
+    assert [metric for metric, verdict in verdicts.items() if verdict == "fail"] == [bad.metric], halted["cause"]
+    assert bad.metric in halted["cause"]
+    assert not [failure for application in applications for failure in application.failures]
+    assert {version for application in applications for version in application.versions} == {GOOD, bad.version}
+    for one in fleet.devices:
+        left = [
+            event
+            for event in fleet.events(one, "rolled_back", "fell_back", "condemned_here")
+            if event[1] == bad.version
+        ]
+        assert left == [("rolled_back", bad.version, "condemned")]
+        assert [entry.cause for entry in fleet.slots(one).activations if entry.target.release.version == GOOD][
+            -1
+        ] == "rollback"
+        assert not fleet.slots(one).condemned_here
