@@ -71,6 +71,8 @@ class HostileServer:
         with connection, contextlib.suppress(OSError):
             connection.settimeout(10)
             request = _read(connection)
+            if request is None:
+                return
             self.requests.append(request)
             behaviours = self._behaviours[request.path]
             behave = behaviours.pop(0) if len(behaviours) > 1 else behaviours[0]
@@ -86,12 +88,13 @@ def running_hostile_server() -> Iterator[HostileServer]:
         server.close()
 
 
-def _read(connection: socket.socket) -> Request:
+def _read(connection: socket.socket) -> Request | None:
+    """None from a client that was killed before it had asked."""
     raw = b""
     while b"\r\n\r\n" not in raw and len(raw) < REQUEST_BYTES_MAX:
         piece = connection.recv(4096)
         if not piece:
-            break
+            return None
         raw += piece
     first, *lines = raw.decode("latin-1").split("\r\n")
     pairs = (line.partition(": ") for line in lines if line)
