@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 import psutil
 import urllib3
@@ -30,10 +31,14 @@ from demonstration.operator_command import Operator
 from demonstration.processes import Missed, Processes, free_port, installed, wait_for
 from demonstration.story import start_agent
 from demonstration.traffic import Application
-from holdfast_agent.core.record import PipelineRecord
+from holdfast_agent.core import record
+from holdfast_agent.core.record import PipelineRecord, Record
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_cli.server import Server
+from holdfast_shared import signing
+from holdfast_shared.durable import DoubledFile
 from holdfast_shared.identifiers import DeviceId
+from holdfast_shared.wire.report import TYPE, Report
 from support import digits_models
 from support.installed_release import golden_cases, tensor
 from support.services import need_program
@@ -47,11 +52,21 @@ LOOK_S: Final = 0.1
 # How waves are judged here: in seconds, on enough requests that a quarter of bad ones is beyond doubt.
 WATCHED: Final = ("--soak", "1", "--requests-min", "40", "--deadline", "80")
 _LOG_CHARACTERS: Final = 3000
+_OK: Final = 200
 
 
 class Answer(NamedTuple):
     status: int
     body: Any
+
+
+class Told(NamedTuple):
+    """An event as the server stored it; `number` is that of its report."""
+
+    number: int
+    kind: str
+    version: str
+    code: str
 
 
 def device(name: str, region: str = "eu-west", *, canary: bool = True) -> Device:
@@ -80,6 +95,7 @@ class SmallFleet:
         self.provisioned = fleet.provision(folder, devices)
         self.processes = Processes(folder / "logs")
         self._health_s = health_s
+        self._reachable = True
         self._ports = {"broker": free_port(), "server": free_port()}
         self.broker = f"mqtt://127.0.0.1:{self._ports['broker']}"
         self.server = Server(f"http://127.0.0.1:{self._ports['server']}")
@@ -107,6 +123,20 @@ class SmallFleet:
         """The one data folder and address, however often."""
         listen = f"127.0.0.1:{self._ports['server']}"
         stage.start_server(self.folder, self.provisioned, self.processes, self.broker, listen=listen)
+
+    def cut_off(self) -> None:
+        """Neither server nor broker from now on. May be repeated."""
+        if self._reachable:
+            self.processes.stop("server")
+            self.processes.stop("mosquitto")
+        self._reachable = False
+
+    def reconnect(self) -> None:
+        """Both again, where they were. May be repeated."""
+        if not self._reachable:
+            self.start_broker()
+            self.start_server()
+        self._reachable = True
 
     def start_gateway(self, one: Device) -> None:
         self.layout(one).gateway_addresses.unlink(missing_ok=True)  # of one that was killed
@@ -207,6 +237,11 @@ class SmallFleet:
             for one in started:
                 one.stop()
 
+    def answering(self, one: Device) -> str:
+        """The version that would answer a request now, or empty."""
+        answer = self.request(one, "GET", f"/v2/models/{PIPELINE}")
+        return str(answer.body["versions"][0]) if answer.status == _OK else ""
+
     def more_requests(self, application: Application, count: int) -> None:
         target = application.counts.sent + count
         self.seen(f"{count} more requests at {application.device}", lambda: application.counts.sent >= target)
@@ -223,6 +258,11 @@ class SmallFleet:
         """The pipeline in the device's own record."""
         return evidence.slots(self.provisioned, one)
 
+    def record(self, one: Device) -> Record:
+        found = DoubledFile(self.layout(one).record).read()
+        assert found is not None, f"{one.id} has no record"
+        return record.decode(found[1])
+
     def agent(self, one: Device) -> psutil.Process:
         return psutil.Process(self.processes.process_id(f"agent-{one.id}"))
 
@@ -234,22 +274,25 @@ class SmallFleet:
         found = [child for child in self.gateway(one).children() if child.status() != psutil.STATUS_ZOMBIE]
         return sorted(found, key=lambda child: (child.create_time(), child.pid))
 
-    def spooled(self, one: Device) -> list[int]:
-        """The numbers of the reports that wait on its disk."""
-        return [number for (number,) in _rows(self.layout(one).spool, "SELECT number FROM reports ORDER BY number")]
+    def spooled(self, one: Device) -> list[Report]:
+        """The reports that wait on its disk."""
+        rows = _rows(self.layout(one).spool, "SELECT envelope FROM reports ORDER BY number")
+        payloads = [signing.unverified_payload(row, TYPE, size_bytes_max=len(row)) for (row,) in rows]
+        return [msgspec.json.decode(payload, type=Report) for payload in payloads]
 
     # -- what the server has stored
 
-    def events(self, one: Device, *kinds: str) -> list[Any]:
-        """The device's events as (kind, version, code), in the device's own order."""
+    def events(self, one: Device, *kinds: str) -> list[Told]:
+        """The device's events, in its own order."""
         found = _rows(
             stage.server_database(self.folder),
-            "SELECT kind, release_version, code FROM device_events WHERE device = ? ORDER BY number, position",
+            "SELECT number, kind, release_version, code FROM device_events WHERE device = ? ORDER BY number, position",
             one.id,
         )
-        return [row for row in found if not kinds or row[0] in kinds]
+        return [Told(*row) for row in found if not kinds or row[1] in kinds]
 
     def reports_seen(self, one: Device) -> set[int]:
+        """The numbers of its reports that the server has taken in."""
         query = "SELECT number FROM reports_seen WHERE device = ?"
         return {number for (number,) in _rows(stage.server_database(self.folder), query, one.id)}
 
