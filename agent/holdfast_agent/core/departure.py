@@ -1,4 +1,5 @@
-"""Leaving what serves: the device's own fallback, and the return that a document orders. Neither needs a network.
+"""Leaving what serves: the device's own fallback, the return that a document orders, and the one that somebody asks for on
+the device itself. None needs a network.
 
 - To a slot that is on the device and that nothing condemns, at once.
 - With nothing to turn to the device stays, says so once, and goes on serving: inference never stops by our doing.
@@ -12,7 +13,7 @@ from typing import Final
 from holdfast_agent.core import slots
 from holdfast_agent.core.commands import StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Leaving, Live
-from holdfast_agent.core.events import Moment
+from holdfast_agent.core.events import Moment, RollbackAsked
 from holdfast_agent.core.intent import DAMAGED, allowed, attempt_of, incident_of, usable
 from holdfast_agent.core.record import Condemnation, State
 from holdfast_gateway.control import RetryLoad
@@ -20,6 +21,8 @@ from holdfast_shared.assign import Decision, Target
 
 # A gateway that hears us confirms a switch to a loaded slot in milliseconds, to one it must load within a load deadline.
 FALL_BACK_DEADLINE_US: Final = 120 * SECOND_US
+# The failure code of what somebody left by `holdfast-agent rollback`: a person's judgement, by which no server acts alone.
+LOCAL_ROLLBACK: Final = "local-rollback"
 # A worker that failed for good is started again so often: the machine may have had a bad minute.
 RELOAD_US: Final = 120 * SECOND_US
 
@@ -36,6 +39,39 @@ def leave(device: Device, name: str, now: Moment, *, code: str, detail: str, beg
         return stay(device, name, now, code=code, detail=f"nothing good to fall back to: {detail}")
     leaving = Leaving(kind="fell_back", target=bad, code=code, detail=detail, began_monotonic_us=began_us)
     return _switched(device, name, to, now, "fallback", leaving)
+
+
+def roll_back_here(device: Device, asked: RollbackAsked, now: Moment) -> Device:
+    """Somebody on the device wants what serves left: condemned here, and the other slot at once. `no_rollback`: nothing."""
+    name, bad = asked.pipeline, asked.target
+    if no_rollback(device, name, bad):
+        return device
+    to = next(slot for slot in _others(device, name, bad) if usable(device, name, slot))
+    device = _condemned(device, name, bad, now, code=LOCAL_ROLLBACK, detail=asked.detail)
+    leaving = Leaving(
+        kind="rolled_back",
+        target=bad,
+        code=LOCAL_ROLLBACK,
+        detail=asked.detail,
+        began_monotonic_us=now.monotonic_us,
+    )
+    return _switched(device, name, to, now, "rollback", leaving)
+
+
+def no_rollback(device: Device, name: str, bad: Target) -> str:
+    """Why the device cannot leave `bad` because somebody asks for it, in words; empty when it can."""
+    serving = device.record.pipeline(name).serving
+    if serving is None:
+        return f"{name} serves nothing here"
+    if serving.key != bad.key:
+        return f"{name} serves {serving.release.version} by now, not {bad.release.version}"
+    others = _others(device, name, bad)
+    if any(usable(device, name, slot) for slot in others):
+        return ""
+    if not others:
+        return f"there is no other release of {name} on this device"
+    why = {True: "failed", False: "is condemned"}
+    return ", ".join(f"{slot.release.version} {why[allowed(device, name, slot)]}" for slot in others)
 
 
 def condemn_candidate(device: Device, name: str, now: Moment, *, code: str, detail: str) -> Device:

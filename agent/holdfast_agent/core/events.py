@@ -55,6 +55,15 @@ class FetchEnded:
     retry_after_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackAsked:
+    """Somebody on the device itself wants `target` left, which they saw serving. Something else serves by now: too late."""
+
+    pipeline: str
+    target: Target
+    detail: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class SpoolFailed:
     """The report with this number is not on disk: its windows stay with the gateway, and are reported again."""
@@ -67,4 +76,6 @@ class Tick:
     """Time went by."""
 
 
-Event = DocumentReceived | GatewayConnected | GatewayGone | GatewaySaid | FetchEnded | SpoolFailed | Tick
+Event = (
+    DocumentReceived | GatewayConnected | GatewayGone | GatewaySaid | FetchEnded | RollbackAsked | SpoolFailed | Tick
+)

@@ -24,6 +24,7 @@ from holdfast_agent.core.events import (
     GatewayGone,
     GatewaySaid,
     Moment,
+    RollbackAsked,
     SpoolFailed,
     Tick,
 )
@@ -84,6 +85,8 @@ def _after(device: Device, event: Event, now: Moment) -> Device:
             return _heard(device, message, now)
         case FetchEnded():
             return life.fetched(device, event, now)
+        case RollbackAsked():
+            return departure.roll_back_here(device, event, now)
         case SpoolFailed(number):
             return reporting.not_spooled(device, number)
         case Tick():
@@ -151,11 +154,11 @@ def _left(pipeline: PipelineRecord) -> Leaving | None:
         return None
     newest, before = pipeline.activations[-1], pipeline.activations[-2]
     codes = {entry.target.key: entry.code for entry in pipeline.condemned_here}
-    rolled_back = newest.cause == "rollback"
+    code, rolled_back = codes.get(before.target.key, ""), newest.cause == "rollback"
     return Leaving(
         kind="rolled_back" if rolled_back else "fell_back",
         target=before.target,
-        code="condemned" if rolled_back else codes.get(before.target.key, ""),
+        code=code if code == departure.LOCAL_ROLLBACK or not rolled_back else "condemned",
         detail="before the agent was restarted",
         began_monotonic_us=None,
     )
