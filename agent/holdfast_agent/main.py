@@ -115,7 +115,3 @@ def _pipeline(one: PipelineRecord) -> dict[str, Any]:
         "unproven": one.unproven,
         "condemned_here": [{"release": bad.target.release.version, "code": bad.code} for bad in one.condemned_here],
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -79,8 +79,10 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def refuge(self) -> Target | None:
-        """The other good slot, which answers what the serving one cannot."""
-        return self.current if self.state is State.TRIAL and self.candidate is not None else self.previous
+        """The other good slot, which answers what the serving one cannot; not one that failed here."""
+        other = self.current if self.state is State.TRIAL and self.candidate is not None else self.previous
+        bad = {entry.target.key for entry in self.condemned_here}
+        return other if other is not None and other.key not in bad else None
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
