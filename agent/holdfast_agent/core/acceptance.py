@@ -20,7 +20,7 @@ from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Untrusted
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX, PAYLOAD_BYTES_MAX, TYPE, UNDERSTOOD, Assignment
 
-# Somebody who floods a device with bad documents gets one alarm a minute, not one a document.
+# Somebody who floods a device with bad documents gets one alarm of each kind a minute, not one a document.
 REFUSALS_APART_US: Final = 60 * SECOND_US
 # A document of every pipeline for the region and for the device, and as many of regions it was in before.
 DOCUMENTS_MAX: Final = 4 * PIPELINES_MAX
@@ -32,12 +32,16 @@ def receive(device: Device, received: DocumentReceived, now: Moment) -> Device:
         payload, document = opened(device.own, received)
         return _stored(device, document, payload, received.envelope, now)
     except HoldfastError as refusal:
-        if now.monotonic_us < device.desk.refused_until_us:
+        until_us = device.desk.refused_until_us
+        if now.monotonic_us < until_us.get(refusal.code, 0):
             return device
         told = device.telling(
             "refused", now, pipeline=_name(received.pipeline), code=refusal.code, detail=f"{received.scope}: {refusal}"
         )
-        return replace(told, desk=replace(told.desk, refused_until_us=now.monotonic_us + REFUSALS_APART_US))
+        return replace(
+            told,
+            desk=replace(told.desk, refused_until_us={**until_us, refusal.code: now.monotonic_us + REFUSALS_APART_US}),
+        )
 
 
 def opened(own: Own, received: DocumentReceived) -> tuple[bytes, Assignment]:

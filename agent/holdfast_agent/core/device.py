@@ -134,7 +134,7 @@ class Desk:
     number: int = 0
     health_due_us: int = 0
     closing_until_us: int | None = None
-    refused_until_us: int = 0
+    refused_until_us: Mapping[str, int] = field(default_factory=dict)  # by code
     urgent: bool = False
     events: tuple[Event, ...] = ()
     windows: Mapping[int, Window] = field(default_factory=dict)
