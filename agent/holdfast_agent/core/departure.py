@@ -132,7 +132,10 @@ def stay(device: Device, name: str, now: Moment, *, code: str, detail: str) -> D
 
 
 def confirm(device: Device, name: str, now: Moment) -> Device:
-    """While falling back: once the gateway confirms what serves, or the deadline passes, the pipeline is idle again."""
+    """While falling back: idle again once the gateway confirms what serves, says that it failed, or the deadline passes.
+
+    A slot that failed will not be confirmed: only an idle pipeline mends it, so waiting would be an outage.
+    """
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     idle = slots.moved(pipeline, State.IDLE)
     if live.confirmed == pipeline.serving:
@@ -149,7 +152,8 @@ def confirm(device: Device, name: str, now: Moment) -> Device:
                 at_monotonic_us=live.confirmed_us,
             )
         return device.with_pipeline(name, idle).with_live(name, replace(live, due_us=None, leaving=None))
-    if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
+    overdue = device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us
+    if overdue or device.gateway.failed(name, pipeline.serving):
         detail = "the gateway does not confirm the slot that the device fell back to"
         device = device.telling(
             "degraded", now, pipeline=name, target=pipeline.serving, code="unconfirmed", detail=detail

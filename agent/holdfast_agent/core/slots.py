@@ -45,7 +45,7 @@ TRANSITIONS: Final[dict[tuple[State, State], str]] = {
     (_IDLE, _FALLING): "what serves breached, crashed, or is condemned",
     (_FETCHING, _FALLING): "the same, and the fetch stops",
     (_STAGED, _FALLING): "the same",
-    (_FALLING, _IDLE): "the gateway confirms what serves, or the deadline passed",
+    (_FALLING, _IDLE): "the gateway confirms what serves, says that it failed, or the deadline passed",
 }
 
 

@@ -231,6 +231,16 @@ def test_a_fallback_that_the_gateway_never_confirms_ends_at_its_deadline() -> No
     assert device.events("degraded")[-1].code == "unconfirmed"
 
 
+def test_a_fallback_to_a_slot_that_turns_out_damaged_is_mended_at_once() -> None:
+    """Both slots are rotten: nothing waits for a confirmation that cannot come, and no start begins the wait anew."""
+    device = with_one_served("2")
+    assert routes(device.failed("2", "damaged-blob", "1")) == ("1", "", "")
+    assert fetches(device.failed("1", "damaged-blob")) == ["2"]
+    assert (device.pipeline.condemned_here, device.slots) == ((), ("1", "", "2"))
+    device.to_trial("2")
+    assert device.pipeline.serving == target("2")
+
+
 def test_only_a_higher_attempt_lifts_what_was_condemned_here() -> None:
     device = in_trial()
     device.tally(counts("2", requests=40, nulls=20))
