@@ -18,6 +18,7 @@ import msgspec
 
 from holdfast_agent.core import record
 from holdfast_agent.edge.configuration import Configuration
+from holdfast_agent.edge.service import ServiceManager
 from holdfast_gateway.agent_link import AgentLink
 from holdfast_gateway.control import (
     AcknowledgeWindows,
@@ -49,6 +50,8 @@ TALLY_EVERY_S: Final = 0.02
 STOP_ANSWERS_S: Final = 10.0
 STOP_WORKERS_S: Final = 8.0
 STOP_LOOK_EVERY_S: Final = 0.02
+# A service manager that waits for us is told to go on after so long, whatever still loads: half of the unit's start timeout.
+READY_WAIT_S: Final = 60.0
 # More pipelines than any device has memory for.
 PIPELINES_MAX: Final = 64
 
@@ -74,6 +77,10 @@ class Gateway:
         self._tallied_at = 0.0
         self._tally_timer: asyncio.TimerHandle | None = None
         self._told: dict[tuple[str, str], int] = {}
+        self._to_remove = [self._folder.gateway_addresses, self._folder.control_socket]
+        self._service = ServiceManager()
+        self._listening_since: float | None = None
+        self._said_ready = False
 
     async def run(self) -> None:
         """Serve until `stop`. Raises Conflict when another gateway runs here, OSError when it cannot listen."""
@@ -81,12 +88,16 @@ class Gateway:
         durable.remove(self._folder.gateway_addresses)
         await self._link.listen(self._folder.control_socket)
         try:
-            address = await self._http.listen(self._folder.gateway_socket)
+            addresses = await self._http.listen(self._folder.gateway_socket)
+            if addresses.ours:
+                self._to_remove.append(addresses.unix)
             for route in self._recorded():
                 self._pipeline(route.pipeline).route(route)
-            said = {"http": address, "unix": str(self._folder.gateway_socket), "pid": os.getpid()}
+            said = {"http": addresses.http, "unix": str(addresses.unix), "pid": os.getpid()}
             durable.write_file(self._folder.gateway_addresses, msgspec.json.encode(said))
-            log.info("serving at %s and %s", address, self._folder.gateway_socket)
+            log.info("serving at %s and %s", addresses.http, addresses.unix)
+            self._listening_since = self._loop.time()
+            self._say_how_it_is()
             ticking = self._loop.create_task(self._tick())
             await self._stopped.wait()
             ticking.cancel()
@@ -173,6 +184,7 @@ class Gateway:
 
     def _say_status(self) -> None:
         self._status_due = False
+        self._say_how_it_is()
         if all(pipeline.in_force for pipeline in self._pipelines.values()):
             self._serial = self._serial_wanted
         slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
@@ -211,11 +223,29 @@ class Gateway:
         tallied = Tallied(pipeline=slot.name, target=slot.target, window=window, first_bad_monotonic_us=first_bad)
         self._link.say(tallied)
 
+    def _say_how_it_is(self) -> None:
+        """Tell the service manager how it is: ready once it listens and every pipeline answers, or it is clear that it cannot.
+
+        One that cannot is no reason to be killed at a start deadline: the others serve, and it answers 503 with the reason.
+        """
+        if self._listening_since is None:
+            return
+        answers = {name: pipeline.usable[0].version for name, pipeline in self._pipelines.items() if pipeline.usable}
+        waited_s = self._loop.time() - self._listening_since
+        if not self._said_ready and (all(one.settled for one in self._pipelines.values()) or waited_s > READY_WAIT_S):
+            self._said_ready = True
+            self._service.ready()
+        serving = ", ".join(f"{name} {version}" for name, version in sorted(answers.items())) or "nothing"
+        silent = ", ".join(sorted(self._pipelines.keys() - answers.keys()))
+        self._service.status(f"serving {serving}" + (f"; no answer from {silent}" if silent else ""))
+
     # -- time, and the end
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            self._service.alive(self._loop.time())
+            await asyncio.sleep(min(TICK_S, self._service.beat_s or TICK_S))
+            self._say_how_it_is()
             for pipeline in self._pipelines.values():
                 pipeline.tick()
             self._leaving = [pipeline for pipeline in self._leaving if not pipeline.empty]
@@ -227,6 +257,7 @@ class Gateway:
 
     async def _end(self) -> None:
         """Answers first, then workers; each has its deadline, and nothing is left running."""
+        self._service.stopping()
         self._http.stop()
         await self._until(lambda: not self._http.busy, STOP_ANSWERS_S)
         pipelines = [*self._pipelines.values(), *self._leaving]
@@ -238,13 +269,14 @@ class Gateway:
             pipeline.kill()
         await self._until(lambda: all(worker.gone for worker in self._bench.workers), STOP_WORKERS_S)
         self._http.sweep(float("inf"))
-        for path in (self._folder.gateway_addresses, self._folder.gateway_socket, self._folder.control_socket):
+        for path in self._to_remove:
             durable.remove(path)
         await asyncio.sleep(STOP_LOOK_EVERY_S)  # transports close in the loop's next turns
 
     async def _until(self, done: Callable[[], bool], deadline_s: float) -> None:
         due = self._loop.time() + deadline_s
-        while not done() and self._loop.time() < due:  # noqa: ASYNC110 - at the end only; an event for each would be noise
+        while not done() and self._loop.time() < due:  # at the end only; an event for each would be noise
+            self._service.alive(self._loop.time())
             await asyncio.sleep(STOP_LOOK_EVERY_S)
 
 

@@ -9,8 +9,9 @@ import asyncio
 import os
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from holdfast_agent.edge import service
 from holdfast_agent.edge.configuration import Gateway as GatewaySection
 from holdfast_gateway.frames import BUFFER_BYTES
 from holdfast_gateway.http_connection import Admission, Connection
@@ -24,6 +25,16 @@ BODIES_HELD_MAX: Final = 4
 REFUSED_MAX: Final = 64
 BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o660
+# `FileDescriptorName=` of the socket unit.
+HANDED_OVER_AS: Final = "gateway"
+
+
+class Addresses(NamedTuple):
+    """Where it listens: a URL and a path. `ours`: the path is ours to remove in the end."""
+
+    http: str
+    unix: Path
+    ours: bool
 
 
 class HttpService:
@@ -33,25 +44,40 @@ class HttpService:
         self.read_buffer = memoryview(bytearray(BUFFER_BYTES))
         self.body_bytes_max = section.body_bytes_max
         self.stopping = False
+        self.now = asyncio.get_running_loop().time()
         self._section = section
         self._application = application
         self._connections: set[Connection] = set()
         self._held = 0
         self._servers: list[asyncio.Server] = []
 
-    async def listen(self, unix: Path) -> str:
-        """Listen on both; the TCP address as a URL. Raises OSError when the port is taken."""
+    async def listen(self, unix: Path) -> Addresses:
+        """Listen on both: on the sockets that systemd opened, and on our own for what it did not.
+
+        Connections made while no gateway runs wait in systemd's, and a restart refuses none. Raises OSError when the port is
+        taken, Conflict when somebody listens at `unix`, or a socket that was handed over is open to other machines.
+        """
         loop = asyncio.get_running_loop()
-        host, _, port = self._section.listen.rpartition(":")
-        tcp = await loop.create_server(lambda: Connection(self), host.strip("[]"), int(port), backlog=BACKLOG)
-        self._servers.append(tcp)
-        bound = bind_unix(unix, SOCKET_MODE)
-        self._servers.append(await loop.create_unix_server(lambda: Connection(self), sock=bound, backlog=BACKLOG))
-        address = tcp.sockets[0].getsockname()
-        return f"http://[{address[0]}]:{address[1]}" if ":" in address[0] else f"http://{address[0]}:{address[1]}"
+        given = service.handed_over(HANDED_OVER_AS)
+        for one in given:  # not create_unix_server, which may remove the path in the end: it is systemd's
+            self._servers.append(await loop.create_server(lambda: Connection(self), sock=one, backlog=BACKLOG))
+        tcp = next((one for one in given if one.family != socket.AF_UNIX), None)
+        theirs = next((one for one in given if one.family == socket.AF_UNIX), None)
+        if tcp is None:
+            host, _, port = self._section.listen.rpartition(":")
+            server = await loop.create_server(lambda: Connection(self), host.strip("[]"), int(port), backlog=BACKLOG)
+            self._servers.append(server)
+            tcp = server.sockets[0]
+        if theirs is None:
+            bound = bind_unix(unix, SOCKET_MODE)
+            self._servers.append(await loop.create_unix_server(lambda: Connection(self), sock=bound, backlog=BACKLOG))
+        host, port = tcp.getsockname()[:2]
+        http = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return Addresses(http, Path(theirs.getsockname()) if theirs is not None else unix, ours=theirs is None)
 
     def sweep(self, now: float) -> None:
         """Once a second: end connections that are past their deadlines."""
+        self.now = now
         for connection in list(self._connections):
             connection.sweep(now)
 

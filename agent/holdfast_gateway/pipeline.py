@@ -98,6 +98,11 @@ class Pipeline:
         return not self.slots and not self._draining
 
     @property
+    def settled(self) -> bool:
+        """It can answer, or it is known that it cannot."""
+        return bool(self.usable) or all(slot.state == "failed" for slot in self._chosen())
+
+    @property
     def keys(self) -> set[str]:
         """Of every target that is here, or still draining."""
         return {*self.slots, *(slot.target.key for slot in self._draining)}

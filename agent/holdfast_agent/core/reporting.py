@@ -141,6 +141,15 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
     )
 
 
+def in_one_line(device: Device) -> str:
+    """What serves, for a person who has one line."""
+    said = []
+    for name, pipeline in sorted(device.record.pipelines.items()):
+        version = pipeline.serving.release.version if pipeline.serving is not None else "nothing"
+        said.append(f"{name} {version}" + (f" ({pipeline.state})" if pipeline.state is not State.IDLE else ""))
+    return ", ".join(said) or "nothing assigned yet"
+
+
 def _slot(device: Device, name: str, pipeline: PipelineRecord, target: Target | None) -> SlotReport | None:
     if target is None:
         return None

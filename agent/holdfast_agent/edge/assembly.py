@@ -17,6 +17,7 @@ from holdfast_agent.edge.fetching import FetchProcess
 from holdfast_agent.edge.gateway_control import ControlClient
 from holdfast_agent.edge.identity import Identity
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.edge.local_control import LocalControl
 from holdfast_agent.edge.loop import Inbox, Loop
 from holdfast_agent.edge.outbox import Outbox
 from holdfast_agent.edge.polling import AssignmentPoll
@@ -75,7 +76,7 @@ def run(path: Path) -> None:
             clock=clock.now,
             fleet=own.membership.fleet,
         )
-        for edge in (gateway, broker, poll):
+        for edge in (gateway, broker, poll, LocalControl(found.folder.agent_socket, inbox.emit)):
             edge.start()
             ending.callback(edge.stop)
         log.info("agent %s of %s in %s starts", own.membership.device, own.membership.fleet, own.membership.region)

@@ -48,6 +48,11 @@ class StateFolder:
         return self.run / "control.sock"
 
     @property
+    def agent_socket(self) -> Path:
+        """Where somebody on the device asks the running agent to act."""
+        return self.run / "agent.sock"
+
+    @property
     def gateway_socket(self) -> Path:
         return self.run / "gateway.sock"
 

@@ -14,17 +14,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
-from holdfast_agent.core import events
+from holdfast_agent.core import departure, events, reporting
 from holdfast_agent.core.commands import CollectGarbage, Command, Save, Spool, StartFetch, StopFetch, Tell, WakeAt
 from holdfast_agent.core.device import Device, Own
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import Record
 from holdfast_agent.core.step import Step, resume, step
-from holdfast_agent.edge import service
 from holdfast_agent.edge.broker import BrokerEvent, Connected, Gone, Received, Sent
 from holdfast_agent.edge.fetching import FetchEnded
 from holdfast_agent.edge.gateway_control import ControlEvent
+from holdfast_agent.edge.local_control import Answer, RollbackRequested
 from holdfast_agent.edge.polling import Polled
+from holdfast_agent.edge.service import ServiceManager
 from holdfast_gateway.control import AcknowledgeWindows, Tallied, ToGateway
 from holdfast_shared import topics
 from holdfast_shared.wire.release import Release
@@ -45,7 +46,7 @@ class Stop:
     """Somebody wants the agent to end."""
 
 
-Happening = BrokerEvent | Polled | FetchEnded | ControlEvent | Stop
+Happening = BrokerEvent | Polled | FetchEnded | ControlEvent | RollbackRequested | Stop
 
 
 class RecordStore(Protocol):
@@ -132,6 +133,8 @@ class Loop:
         self._inbox, self._records, self._data_plane = inbox, records, data_plane
         self._fetcher, self._outbox, self._disk = fetcher, outbox, disk
         self._clock, self._fleet = clock, fleet
+        self._service = ServiceManager()
+        self._broker_connected = False
         self._wake_us = 0
         self._device: Device | None = None
 
@@ -143,19 +146,25 @@ class Loop:
             if slot is not None and (found := self._disk.release_of(slot.release.digest)) is not None
         }
         self._carry_out(resume(own, record, releases, self._clock()))
-        beat_s = service.beat_every_s()
-        service.notify("READY=1")
+        self._service.ready()
+        beat_s = self._service.beat_s
         while True:
+            self._say_how_it_is()
             wait_s = max(0.0, (self._wake_us - self._clock().monotonic_us) / 1_000_000)
             happening = self._inbox.take(wait_s if beat_s is None else min(wait_s, beat_s))
-            if beat_s is not None:
-                service.notify("WATCHDOG=1")
             if isinstance(happening, Stop):
-                service.notify("STOPPING=1")
+                self._service.stopping()
                 return
             event = self._event_of(happening)
             if event is not None:
                 self._step(event)
+
+    def _say_how_it_is(self) -> None:
+        """To the service manager, at every turn: what is stuck in a turn says nothing."""
+        assert self._device is not None
+        self._service.alive(self._clock().monotonic_us / 1_000_000)
+        broker = "broker connected" if self._broker_connected else "without the broker"
+        self._service.status(f"{reporting.in_one_line(self._device)}; {broker}")
 
     def _step(self, event: events.Event) -> None:
         assert self._device is not None
@@ -174,6 +183,9 @@ class Loop:
                 return events.DocumentReceived(scope=f"{scope_kind}/{name}", pipeline=pipeline, envelope=envelope)
             case FetchEnded():
                 return self._fetched(happening)
+            case RollbackRequested():
+                self._roll_back(happening)
+                return None
             case Connected() | Gone() | Sent():
                 self._outbox_hears(happening)
                 return None
@@ -209,14 +221,29 @@ class Loop:
             retry_after_s=ended.retry_after_s,
         )
 
+    def _roll_back(self, asked: RollbackRequested) -> None:
+        """Answered when it is saved and the gateway is told, or refused with nothing done."""
+        assert self._device is not None
+        wanted = asked.request
+        refused = departure.no_rollback(self._device, wanted.pipeline, wanted.target)
+        if refused:
+            asked.answer(Answer(refused=refused))
+            return
+        log.warning("somebody on this device rolls %s back: %s", wanted.pipeline, wanted.reason or "no reason given")
+        self._step(events.RollbackAsked(pipeline=wanted.pipeline, target=wanted.target, detail=wanted.reason))
+        serving = self._device.record.pipeline(wanted.pipeline).serving
+        asked.answer(Answer(serves=serving.release.version if serving is not None else ""))
+
     def _outbox_hears(self, happening: Connected | Gone | Sent) -> None:
         try:
             match happening:
                 case Connected():
                     log.info("connected to the broker")
+                    self._broker_connected = True
                     self._outbox.connected()
                 case Gone(reason):
                     log.warning("without the broker: %s", reason)
+                    self._broker_connected = False
                     self._outbox.gone()
                 case Sent(token):
                     self._outbox.sent(token)
