@@ -68,8 +68,17 @@ class Counts:
     """Of one slot. Times are seconds of CLOCK_MONOTONIC; `wall_us` arguments are for people who read reports."""
 
     __slots__ = (
-        "_buckets", "_open", "_sliding", "_width_s", "memory_bytes_max", "opened_at_us", "pipeline", "target", "totals"
-    )  # fmt: skip
+        "_buckets",
+        "_fresh",
+        "_open",
+        "_sliding",
+        "_totals",
+        "_width_s",
+        "memory_bytes_max",
+        "opened_at_us",
+        "pipeline",
+        "target",
+    )
 
     def __init__(self, pipeline: str, target: Target, *, wall_us: int) -> None:
         self.pipeline = pipeline
@@ -78,9 +87,10 @@ class Counts:
         self.memory_bytes_max = 0
         self._width_s = 1.0
         self._buckets: deque[_Bucket] = deque()
+        self._fresh = Sums()  # of the newest bucket, and not yet in the three below: one place to write a request
         self._sliding = Sums()
         self._open = Sums()
-        self.totals = Sums()  # of this gateway's life, for `…/stats`
+        self._totals = Sums()
 
     def look_back(self, window_s: int) -> None:
         """Slide over so many seconds from now on."""
@@ -89,43 +99,52 @@ class Counts:
 
     def forget_sliding(self) -> None:
         """Begin the sliding window anew: a slot that begins to serve is judged by what it does from then on."""
+        self._fold()
         self._buckets.clear()
         self._sliding = Sums()
 
     def good(self, latency_ms: float, now: float) -> None:
         """The worker answered it well."""
+        self._turn(now)
+        fresh = self._fresh
         index = bin_of(latency_ms)
-        for sums in (self._bucket(now).sums, self._sliding, self._open, self.totals):
-            sums.requests += 1
-            sums.latency[index] = sums.latency.get(index, 0) + 1
+        fresh.requests += 1
+        fresh.latency[index] = fresh.latency.get(index, 0) + 1
 
     def bad(self, bad: Bad, now: float, *, answered_by_another: bool) -> None:
         """The slot failed it, and that is settled."""
-        bucket = self._bucket(now)
+        bucket = self._turn(now)
         if bucket.first_bad_s is None or bad.at_s < bucket.first_bad_s:
             bucket.first_bad_s = bad.at_s
+        fresh = self._fresh
         index = bin_of(bad.latency_ms)
-        for sums in (bucket.sums, self._sliding, self._open, self.totals):
-            sums.requests += 1
-            sums.errors += bad.error
-            sums.hangs += bad.hang
-            sums.nulls += bad.null
-            sums.failed_over += answered_by_another
-            sums.latency[index] = sums.latency.get(index, 0) + 1
+        fresh.requests += 1
+        fresh.errors += bad.error
+        fresh.hangs += bad.hang
+        fresh.nulls += bad.null
+        fresh.failed_over += answered_by_another
+        fresh.latency[index] = fresh.latency.get(index, 0) + 1
 
     def behind(self, now: float, *, answered_by_another: bool) -> None:
         """It was asked, and the worker was lost at an earlier request: nothing is known of this one."""
-        for sums in (self._bucket(now).sums, self._sliding, self._open, self.totals):
-            sums.requests += 1
-            sums.failed_over += answered_by_another
+        self._turn(now)
+        self._fresh.requests += 1
+        self._fresh.failed_over += answered_by_another
 
     def input_fault(self, now: float) -> None:
         """The request's own fault, or it failed in both slots."""
-        for sums in (self._bucket(now).sums, self._sliding, self._open, self.totals):
-            sums.input_faults += 1
+        self._turn(now)
+        self._fresh.input_faults += 1
+
+    @property
+    def totals(self) -> Sums:
+        """Of this gateway's life."""
+        self._fold()
+        return self._totals
 
     def slid(self, now: float, *, wall_us: int) -> tuple[Window, int | None]:
         """The sliding window, and when the first failure in it was seen, in µs."""
+        self._fold()
         self._expire(now)
         first_bad = min((one.first_bad_s for one in self._buckets if one.first_bad_s is not None), default=None)
         began_s = self._buckets[0].index * self._width_s if self._buckets else now
@@ -135,6 +154,7 @@ class Counts:
 
     def close(self, number: int, *, wall_us: int) -> Window:
         """The open window; a new one is opened."""
+        self._fold()
         window = self._window(self._open, number, self.opened_at_us, wall_us)
         self._open = Sums()
         self.opened_at_us = wall_us
@@ -143,7 +163,7 @@ class Counts:
 
     @property
     def open_is_empty(self) -> bool:
-        return self._open.empty
+        return self._open.empty and self._fresh.empty
 
     def _window(self, sums: Sums, number: int, opened_at: int, closed_at: int) -> Window:
         return Window(
@@ -163,16 +183,28 @@ class Counts:
             memory_bytes_max=self.memory_bytes_max,
         )
 
-    def _bucket(self, now: float) -> _Bucket:
+    def _turn(self, now: float) -> _Bucket:
+        """The bucket of now."""
         index = int(now / self._width_s)
         if self._buckets and self._buckets[-1].index >= index:
             return self._buckets[-1]
+        self._fold()
         self._expire(now)
         bucket = _Bucket(index)
         self._buckets.append(bucket)
         return bucket
 
+    def _fold(self) -> None:
+        """Bring what is fresh to all that it belongs to."""
+        fresh = self._fresh
+        if fresh.empty:
+            return
+        for sums in (self._buckets[-1].sums, self._sliding, self._open, self._totals):
+            sums.add(fresh, 1)
+        self._fresh = Sums()
+
     def _expire(self, now: float) -> None:
+        """Forget the oldest; the newest must be folded."""
         oldest = int(now / self._width_s) - BUCKETS_MAX
         while self._buckets and self._buckets[0].index <= oldest:
             self._sliding.add(self._buckets.popleft().sums, -1)

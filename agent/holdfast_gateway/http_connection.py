@@ -61,6 +61,7 @@ class Service(Protocol):
     read_buffer: memoryview
     body_bytes_max: int
     stopping: bool
+    now: float  # as of the last sweep: exact enough for deadlines of seconds, and free
 
     def connected(self, connection: Connection) -> Admission: ...
 
@@ -78,13 +79,12 @@ class Connection(asyncio.BufferedProtocol):
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._current: Request | Refusal | None = None
         self._queue: deque[Request | Refusal] = deque()
         self._phase = Phase.IDLE
-        self._since = self._loop.time()
+        self._since = self._service.now
         self._writing_since: float | None = None
         self._deaf = self._eof = self._continue_due = False
         self._held = 0
@@ -128,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
         self._service.disconnected(self)
 
     def pause_writing(self) -> None:
-        self._writing_since = self._loop.time()
+        self._writing_since = self._service.now
 
     def resume_writing(self) -> None:
         self._writing_since = None
@@ -200,7 +200,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         self._begin()
-        self._enter(Phase.HEADERS)
+        self._phase = Phase.HEADERS
+        self._since = self._service.now
 
     def on_url(self, url: bytes) -> None:
         self._path += url
@@ -297,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        self._since = self._loop.time()
+        self._since = self._service.now
 
     # -- answering
 
@@ -349,7 +350,7 @@ class Connection(asyncio.BufferedProtocol):
             self._serve_current()
             return
         self._release()
-        self._since = self._loop.time()
+        self._since = self._service.now
         if self._continue_due:
             self._continue_due = False
             transport.write(CONTINUE)

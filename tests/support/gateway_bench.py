@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -124,7 +125,8 @@ class AgentEnd:
                     return answer
             looked = len(self.heard)
             left = due - time.monotonic()
-            assert left > 0 and not self.closed, f"not heard: {found}; heard last: {self.heard[-3:]}"
+            assert left > 0, f"not heard; heard last: {self.heard[-3:]}"
+            assert not self.closed, f"the gateway ended the connection; heard last: {self.heard[-3:]}"
             self._listen(left)
 
     def _listen(self, left_s: float) -> None:
@@ -162,6 +164,52 @@ class AgentEnd:
         return self.until(lambda one: one if isinstance(one, Windows) else None, since=since).windows
 
 
+class Load:
+    """Applications that ask all the time, each on its own connection; every answer is kept."""
+
+    def __init__(self, bench: GatewayBench, connections: int = 4, **do: str) -> None:
+        self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.faults: list[str] = []
+        self._bench, self._do = bench, do
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(connections)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(timeout=DEADLINE_S)
+
+    def _run(self) -> None:
+        with self._bench.http() as http:
+            while not self._stopping.is_set():
+                try:
+                    self.answers.append(http.infer(**self._do))
+                except (OSError, HTTPException, ValueError) as error:
+                    self.faults.append(f"{type(error).__name__}: {error}")
+                    return
+
+    @property
+    def failed(self) -> list[object]:
+        """What was not answered well."""
+        return [*self.faults, *(answer for answer in self.answers if answer[0] != 200)]
+
+    def versions(self) -> list[str]:
+        return [str(answer["model_version"]) for status, answer in self.answers if status == 200]
+
+    def until_answered_by(self, version: str, times: int = 20) -> None:
+        """Wait for so many more answers of that release."""
+        begun = len(self.answers)
+        eventually(
+            lambda: self.faults or sum(one[1].get("model_version") == version for one in self.answers[begun:]) >= times,
+            f"{version} does not answer",
+        )
+
+
 class GatewayBench:
     """`start`, `stop`, `kill` a gateway over one state folder."""
 
@@ -187,7 +235,8 @@ class GatewayBench:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         due = time.monotonic() + DEADLINE_S
         while self.pid != self._process.pid:
-            assert self._process.poll() is None and time.monotonic() < due, self.log
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < due, self.log
             time.sleep(0.01)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

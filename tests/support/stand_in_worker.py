@@ -53,7 +53,8 @@ def _load(gateway: socket.socket, load: Load) -> dict[str, Any]:
             failed = Failed(code=detail, detail="as it was told")  # type: ignore[arg-type] # a test may name any code
             gateway.sendall(protocol.control(Kind.FAILED, failed))
             sys.exit(1)
-    print(f"stand-in for {release['version']} is ready", file=sys.stderr, flush=True)
+    sys.stderr.write(f"stand-in for {release['version']} is ready\n")
+    sys.stderr.flush()
     ready = Ready(
         inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),),
         outputs=(Tensor(name="y", datatype="FP32", shape=(-1, 2)),),

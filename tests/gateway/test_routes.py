@@ -1,0 +1,289 @@
+"""What should be is converged to: at once where it can be, without a lost request, and with or without an agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.core.record import PipelineRecord, State
+from holdfast_gateway.control import RetryLoad, Route, Status, Switched
+from holdfast_shared.wire.release import Limits
+from support.gateway_bench import (
+    PIPELINE,
+    GatewayBench,
+    Load,
+    alive,
+    eventually,
+    installed,
+    running_gateway,
+    write_record,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_switch_under_load_fails_no_request(bench: GatewayBench) -> None:
+    """The next release is tested first, then serves from one answer to the next; the old one is let go."""
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old))
+    with Load(bench) as load:
+        load.until_answered_by("1.0.0")
+        agent.serve(old, testing=new)
+        agent.until_state(new, "ready")
+        agent.until_in_force(agent.serve(new, refuge=old))
+        load.until_answered_by("1.1.0")
+        agent.until_in_force(agent.serve(new))
+        load.until_answered_by("1.1.0")
+    assert load.failed == []
+    windows = agent.windows()
+    assert sum(one.requests for one in windows) == len(load.answers)
+
+
+def test_each_connection_sees_the_switch_once(bench: GatewayBench) -> None:
+    """No request is answered by the old release after the serial says that the new one serves."""
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old))
+    agent.serve(old, testing=new)
+    agent.until_state(new, "ready")
+    with Load(bench) as load:
+        load.until_answered_by("1.0.0")
+        agent.until_in_force(agent.serve(new, refuge=old))
+        done = len(load.answers)
+        load.until_answered_by("1.1.0", 50)
+    assert "1.0.0" not in load.versions()[done + 4 :]  # what the four connections had under way
+
+
+def test_a_tested_release_gets_no_request(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old, testing=new))
+    agent.until_state(new, "ready")
+    with Load(bench) as load:
+        load.until_answered_by("1.0.0", 50)
+    assert set(load.versions()) == {"1.0.0"}
+
+
+def test_the_old_release_serves_until_the_new_one_is_ready(bench: GatewayBench) -> None:
+    """Although no route names it any more; the serial comes into force only then."""
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0", load="slow:400")
+    first = agent.serve(old)
+    agent.until_in_force(first)
+    with Load(bench) as load:
+        load.until_answered_by("1.0.0")
+        second = agent.serve(new)
+        agent.until_state(new, "loading")
+        agent.until_in_force(second)
+        load.until_answered_by("1.1.0")
+    assert load.failed == []
+    serials = [one.serial for one in agent.heard if isinstance(one, Status)]
+    states = [
+        {slot.target.release.version: slot.state for slot in one.slots}
+        for one in agent.heard
+        if isinstance(one, Status) and one.serial == second
+    ]
+    assert sorted(serials) == serials
+    assert all(state["1.1.0"] == "ready" for state in states)
+
+
+def test_a_release_that_cannot_load_never_comes_into_force(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    old = installed(bench.folder, "1.0.0")
+    bad = installed(bench.folder, "1.1.0", load="fail:self-test-failed")
+    first = agent.serve(old)
+    agent.until_in_force(first)
+    with Load(bench) as load:
+        agent.serve(bad, refuge=old)
+        failed = agent.until_state(bad, "failed")
+        load.until_answered_by("1.0.0")
+    assert (failed.code, failed.detail) == ("self-test-failed", "as it was told")
+    assert load.failed == []
+    assert {one.serial for one in agent.heard if isinstance(one, Status)} == {0, first}
+
+
+@pytest.mark.parametrize(("how", "what"), [("crash", "killed by SIGKILL"), ("hang", "limits.load_deadline_s")])
+def test_loading_has_an_end(bench: GatewayBench, how: str, what: str) -> None:
+    """A worker that dies or hangs while it loads is tried a few times, then the slot has failed."""
+    agent = bench.agent()
+    target = installed(bench.folder, "1.0.0", limits=Limits(load_deadline_s=1), load=how)
+    agent.serve(target)
+    failed = agent.until_state(target, "failed")
+    assert failed.code == "load-failed"
+    assert what in failed.detail or "connection broke" in failed.detail
+    with bench.http() as http:
+        status, answer = http.infer()
+    assert status == 503
+    assert "load-failed" in answer["error"]
+
+
+def test_a_manifest_that_is_damaged_fails_its_slot_alone(bench: GatewayBench) -> None:
+    """And `retry-load` loads it once it is repaired."""
+    agent = bench.agent()
+    good, bad = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    path = bench.folder.manifest(bad.release.digest)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    agent.serve(bad, refuge=good)
+    assert agent.until_state(bad, "failed").code == "damaged-blob"
+    agent.until_state(good, "ready")
+    with bench.http() as http:
+        assert http.infer()[1]["model_version"] == "1.0.0"
+        path.write_bytes(whole)
+        agent.say(RetryLoad(target=bad.key))
+        agent.until_state(bad, "ready")
+        assert http.infer()[1]["model_version"] == "1.1.0"
+
+
+def test_a_pipeline_that_is_not_named_any_more_ends(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    one = installed(bench.folder, "1.0.0")
+    other = installed(bench.folder, "2.0.0", pipeline="faces")
+    agent.until_in_force(agent.route(Route(pipeline=PIPELINE, serving=one), Route(pipeline="faces", serving=other)))
+    worker = agent.until_state(other, "ready").worker_pid
+    agent.until_in_force(agent.serve(one))
+    eventually(lambda: not alive(worker), "its worker lives on")
+    with bench.http() as http:
+        assert http.get("/v2/models/faces")[0] == 404
+        assert http.infer()[0] == 200
+
+
+def test_slow_answers_under_way_are_finished_by_a_slot_that_is_let_go(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old, testing=new))
+    agent.until_state(new, "ready")
+    worker = agent.until_state(old, "ready").worker_pid
+    with Load(bench, 3, v1_0_0="slow:200") as load:
+        load.until_answered_by("1.0.0", 3)
+        agent.until_in_force(agent.serve(new))
+        load.until_answered_by("1.1.0")
+    assert load.failed == []
+    eventually(lambda: not alive(worker), "the old worker lives on")
+
+
+def test_a_slot_that_is_named_again_while_it_drains_goes_on(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old, testing=new))
+    agent.until_state(new, "ready")
+    with Load(bench, 3, v1_0_0="slow:50") as load:
+        for _ in range(10):
+            load.until_answered_by("1.0.0", 3)
+            agent.until_in_force(agent.serve(new))
+            agent.until_in_force(agent.serve(old, testing=new))
+            agent.until_state(new, "ready", since=len(agent.heard) - 1)
+    assert load.failed == []
+
+
+def test_the_record_alone_is_enough_to_serve(tmp_path: Path) -> None:
+    """After a boot, without an agent: the candidate on trial serves, and `current` is its refuge."""
+    with running_gateway(tmp_path) as bench:
+        current, candidate = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+        bench.stop()
+        write_record(
+            bench.folder, digits=PipelineRecord(state=State.TRIAL, current=current, candidate=candidate, trial_began=1)
+        )
+        bench.start()
+        with bench.http() as http:
+            eventually(lambda: http.infer()[1].get("model_version") == "1.1.0", "it does not serve")
+            eventually(lambda: http.infer(v1_1_0="null")[1].get("model_version") == "1.0.0", "it has no refuge")
+            assert http.get("/v2/health/ready")[0] == 200
+
+
+def test_a_damaged_record_serves_nothing_until_an_agent_says_what(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as bench:
+        target = installed(bench.folder, "1.0.0")
+        bench.stop()
+        write_record(bench.folder, digits=PipelineRecord(current=target))
+        for half in bench.folder.root.glob("record.*"):
+            half.write_bytes(half.read_bytes()[:-3])
+        bench.start()
+        with bench.http() as http:
+            status, answer = http.get("/v2/health/ready")
+            assert status == 503
+            assert "no pipeline is assigned" in answer["error"]
+        assert "the record is damaged" in bench.log
+        agent = bench.agent()
+        agent.until_in_force(agent.serve(target))
+        with bench.http() as http:
+            assert http.infer()[0] == 200
+
+
+def test_an_agent_that_is_lost_changes_nothing(bench: GatewayBench) -> None:
+    """Its successor is told what is, and counts that nobody had heard."""
+    agent = bench.agent()
+    target = installed(bench.folder, "1.0.0")
+    agent.until_in_force(agent.serve(target))
+    with Load(bench) as load:
+        load.until_answered_by("1.0.0")
+        agent.close()
+        load.until_answered_by("1.0.0", 50)
+        successor = bench.agent()
+        assert successor.until_state(target, "ready").loads == 1
+        load.until_answered_by("1.0.0")
+    assert load.failed == []
+    assert sum(one.requests for one in successor.windows()) == len(load.answers)
+
+
+def test_a_newer_agent_replaces_the_older(bench: GatewayBench) -> None:
+    older, target = bench.agent(), installed(bench.folder, "1.0.0")
+    older.until_in_force(older.serve(target))
+    newer = bench.agent()
+    newer.until_state(target, "ready")
+    older.until_closed()
+    with bench.http() as http:
+        assert http.infer()[0] == 200
+
+
+def test_an_agent_that_speaks_nonsense_is_cut_off_and_serving_goes_on(bench: GatewayBench) -> None:
+    agent, target = bench.agent(), installed(bench.folder, "1.0.0")
+    agent.until_in_force(agent.serve(target))
+    agent._socket.sendall(b'{"say": "dance"}\n')
+    agent.until_closed()
+    successor = bench.agent()
+    successor.until_state(target, "ready")
+    with bench.http() as http:
+        assert http.infer()[0] == 200
+
+
+def test_the_first_good_answer_since_a_slot_began_to_serve_is_told_once(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old, testing=new))
+    agent.until_state(new, "ready")
+    with Load(bench) as load:
+        load.until_answered_by("1.0.0")
+        agent.until_in_force(agent.serve(new, refuge=old))
+        load.until_answered_by("1.1.0")
+        agent.until_in_force(agent.serve(old))
+        load.until_answered_by("1.0.0")
+    agent.windows()
+    switched = [one for one in agent.heard if isinstance(one, Switched)]
+    assert [one.target for one in switched] == [old, new, old]
+    assert sorted(one.at_monotonic_us for one in switched) == [one.at_monotonic_us for one in switched]
+
+
+def test_workers_end_with_their_gateway_however_it_ends(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    targets = [installed(bench.folder, version) for version in ("1.0.0", "1.1.0")]
+    agent.until_in_force(agent.serve(targets[0], targets[1]))
+    workers = [agent.until_state(target, "ready").worker_pid for target in targets]
+    os.kill(bench.pid, signal.SIGKILL)
+    eventually(lambda: not any(map(alive, workers)), "workers outlive their gateway")
+    bench.stop()
+    bench.start()
+
+
+def test_a_gateway_that_is_killed_and_started_again_serves_from_the_record(bench: GatewayBench) -> None:
+    """Although its sockets are still lying there."""
+    target = installed(bench.folder, "1.0.0")
+    write_record(bench.folder, digits=PipelineRecord(current=target))
+    bench.stop(signal.SIGKILL)
+    bench.start()
+    with bench.http() as http:
+        eventually(lambda: http.infer()[0] == 200, "it does not serve")
