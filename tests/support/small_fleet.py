@@ -23,6 +23,8 @@ import msgspec
 import numpy as np
 import psutil
 import urllib3
+from paho.mqtt import publish, subscribe
+from paho.mqtt.enums import MQTTProtocolVersion
 
 from demonstration import evidence, fleet, stage
 from demonstration.digits import PIPELINE, RELEASE_TOML, Images
@@ -37,7 +39,7 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_cli.server import Server
 from holdfast_shared import signing
 from holdfast_shared.durable import DoubledFile
-from holdfast_shared.identifiers import DeviceId
+from holdfast_shared.identifiers import DeviceId, digest_of
 from holdfast_shared.wire.report import TYPE, Report
 from support import digits_models
 from support.installed_release import golden_cases, tensor
@@ -296,6 +298,33 @@ class SmallFleet:
         query = "SELECT number FROM reports_seen WHERE device = ?"
         return {number for (number,) in _rows(stage.server_database(self.folder), query, one.id)}
 
+    def presences(self) -> set[str]:
+        """What the broker last said of the devices' connections."""
+        return {word for (word,) in _rows(stage.server_database(self.folder), "SELECT presence FROM device_state")}
+
+    def store(self) -> Any:
+        """Everything that the server keeps: each table's rows, and its files with their digests."""
+        database = stage.server_database(self.folder)
+        tables = [name for (name,) in _rows(database, "SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: sorted(map(repr, _rows(database, f"SELECT * FROM {name}"))) for name in tables}, files_of(
+            database.parent / "blobs"
+        )
+
+    # -- the broker
+
+    def send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """As anybody who reaches the broker can; returns when it has taken it."""
+        publish.single(topic, payload, qos=1, retain=retain, **self._broker_address)
+
+    def retained(self, topic: str) -> bytes:
+        """What whoever subscribes now gets at once."""
+        message: Any = subscribe.simple(topic, qos=1, **self._broker_address)  # type: ignore[no-untyped-call]
+        return bytes(message.payload)
+
+    @property
+    def _broker_address(self) -> dict[str, Any]:
+        return {"hostname": "127.0.0.1", "port": self._ports["broker"], "protocol": MQTTProtocolVersion.MQTTv5}
+
     # -- waiting
 
     def seen(self, what: str, true: Callable[[], bool], *, within_s: float = SEEN_S) -> None:
@@ -324,6 +353,12 @@ def small_fleet(devices: Sequence[Device], *, health_s: float = 1.0) -> Iterator
         left = started.processes.stop_all()
         shutil.rmtree(folder)
     assert not left, f"outlived SIGTERM and SIGKILL: {left}"
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Every file below, with the digest of its bytes."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): digest_of(file.read_bytes()) for file in files}
 
 
 def _rows(database: Path, query: str, *values: str) -> list[Any]:
