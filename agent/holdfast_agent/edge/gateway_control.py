@@ -71,7 +71,8 @@ class ControlClient:
             try:
                 self._read(connection)
             except (OSError, msgspec.DecodeError) as error:
-                log.warning("the control connection ended: %s", error)
+                if not self._stopping.is_set():
+                    log.warning("the control connection ended: %s", error)
             finally:
                 self._close()
                 self._emit(GatewayGone())
