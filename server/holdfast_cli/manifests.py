@@ -126,7 +126,7 @@ def _variant(folder: Path, variant: VariantTable, path: str, files: dict[Digest,
     typed = []
     for index, file in enumerate(variant.files):
         here = f"{path}.files[{index}]"
-        hashed = _hash(folder, file.path, file.digest, here, "path", found)
+        hashed = _sent(folder, file.path, file.digest, here, "path", found)
         if hashed is None:
             continue
         if not hashed.size_bytes:
@@ -181,7 +181,7 @@ def _data_set(folder: Path, described: ReleaseToml, found: list[Fault]) -> DataS
 
 def _self_test(folder: Path, described: ReleaseToml, files: dict[Digest, Path], found: list[Fault]) -> SelfTest | None:
     table = described.self_test
-    hashed = _hash(folder, table.file, table.digest, "self_test", "file", found)
+    hashed = _sent(folder, table.file, table.digest, "self_test", "file", found)
     if hashed is None:
         return None
     if hashed.size_bytes > golden_cases.SIZE_BYTES_MAX:
@@ -200,10 +200,21 @@ def _self_test(folder: Path, described: ReleaseToml, files: dict[Digest, Path], 
     )
 
 
+def _sent(folder: Path, name: str, stated: str | None, path: str, field: str, found: list[Fault]) -> _Hashed | None:
+    """`_hash` of a file that will be uploaded: a link in somebody's folder must not publish what lies elsewhere here."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        found.append(Fault(f"{path}.{field}", f"{name!r} leads outside the folder; copy the file into it"))
+        return None
+    return _hash(folder, name, stated, path, field, found)
+
+
 def _hash(folder: Path, name: str, stated: str | None, path: str, field: str, found: list[Fault]) -> _Hashed | None:
     """SHA-256 and size of a file of the folder; a fault when it is missing, elsewhere, or not what was stated."""
     if ".." in Path(name).parts or Path(name).is_absolute():
         found.append(Fault(f"{path}.{field}", f"{name!r} lies outside the folder"))
+        return None
+    if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for, a device never ends
+        found.append(Fault(f"{path}.{field}", f"{name} is no regular file"))
         return None
     hasher, size = hashlib.sha256(), 0
     try:

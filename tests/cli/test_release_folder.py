@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,33 @@ def test_the_training_data_is_hashed_and_stays_where_it_is(folder: Path) -> None
 
 def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
     assert build(folder).release_payload == build(folder).release_payload
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "golden.json"])
+def test_a_link_publishes_nothing_from_outside_the_folder(folder: Path, tmp_path: Path, name: str) -> None:
+    """Its maker could otherwise have a publisher send any file of the publisher's machine to a fleet."""
+    elsewhere = tmp_path / "elsewhere"
+    (folder / name).rename(elsewhere)
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(Malformed, match="leads outside the folder"):
+        build(folder)
+    (folder / "copy").write_bytes(elsewhere.read_bytes())
+    (folder / name).unlink()
+    (folder / name).symlink_to("copy")
+    build(folder)
+
+
+def test_training_data_is_only_hashed_and_may_be_a_link(folder: Path, tmp_path: Path) -> None:
+    (folder / "training.csv").rename(tmp_path / "elsewhere")
+    (folder / "training.csv").symlink_to(tmp_path / "elsewhere")
+    build(folder)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+    (folder / "golden.json").unlink()
+    os.mkfifo(folder / "golden.json")
+    with pytest.raises(Malformed, match="no regular file"):
+        build(folder)
 
 
 class Case(NamedTuple):
