@@ -37,7 +37,7 @@ from holdfast_agent.core.events import (
 )
 from holdfast_agent.core.step import Step, first_record, resume, step
 from holdfast_agent.edge.blobs import release_of
-from holdfast_agent.edge.broker import BrokerEvent, BrokerSession, Connected, Gone, Received, Sent
+from holdfast_agent.edge.broker import BrokerEvent, BrokerSession, Connected, Gone, Received, Sent, Unheard
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.network import Network
 from holdfast_agent.fetch import fitness, staging
@@ -84,6 +84,7 @@ class LightDevice:
         self._store = DoubledFile(StateFolder(state).record)
         durable.make_folder(state)
         self._unsent: OrderedDict[int, tuple[str, bytes]] = OrderedDict()
+        self._unheard: list[int] = []  # nobody listened: they go again with the next report
         self._connected = False
         self.session: BrokerSession | None = None
         self._device: Device
@@ -110,6 +111,8 @@ class LightDevice:
                 self._connected = False
             case Sent(token):
                 self._unsent.pop(token, None)
+            case Unheard(token):
+                self._unheard.append(token)
             case Received(topic, payload):
                 parsed = topics.parse(self._own.membership.fleet, topic)
                 if parsed is not None and parsed.kind == "assignment":
@@ -140,7 +143,9 @@ class LightDevice:
                 self._unsent[report.number] = (report.kind, signed)
                 while len(self._unsent) > UNSENT_MAX:
                     self._unsent.popitem(last=False)
-                self._publish(report.number)
+                unheard, self._unheard = self._unheard, []
+                for number in (*unheard, report.number):
+                    self._publish(number)
                 if windows:
                     self._acknowledge(windows)
             case WakeAt(monotonic_us):

@@ -40,6 +40,8 @@ UNANSWERED_MAX: Final = 64
 # A document, its topic and properties. The broker drops what is larger instead of sending it.
 PACKET_BYTES_MAX: Final = ENVELOPE_BYTES_MAX + 1024
 STOP_S: Final = 2.0
+# A PUBACK's reason (MQTT 5, 3.4.2.1) that is no failure to MQTT, and one to us.
+NO_MATCHING_SUBSCRIBERS: Final = 0x10
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
 log: Final = logging.getLogger(__name__)
@@ -73,7 +75,17 @@ class Sent:
     token: int
 
 
-BrokerEvent = Connected | Gone | Received | Sent
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The broker took the message and had nobody to give it to, such as after a restart that lost the server's session.
+
+    It is not sent: the server never sees it. Publish it again, later.
+    """
+
+    token: int
+
+
+BrokerEvent = Connected | Gone | Received | Sent | Unheard
 
 
 class BrokerSession:
@@ -279,7 +291,7 @@ class BrokerSession:
             return
         with self._lock:
             self._unanswered -= 1
-        self._emit(Sent(token))
+        self._emit(Unheard(token) if reason.value == NO_MATCHING_SUBSCRIBERS else Sent(token))
 
     def _on_disconnect(self, client: paho.Client, _: object, flags: Any, reason: Any, __: object) -> None:
         said = flags.is_disconnect_packet_from_server

@@ -20,7 +20,7 @@ from holdfast_agent.core.device import Device, Own
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import Record
 from holdfast_agent.core.step import Step, resume, step
-from holdfast_agent.edge.broker import BrokerEvent, Connected, Gone, Received, Sent
+from holdfast_agent.edge.broker import BrokerEvent, Connected, Gone, Received, Sent, Unheard
 from holdfast_agent.edge.fetching import FetchEnded
 from holdfast_agent.edge.gateway_control import ControlEvent
 from holdfast_agent.edge.local_control import Answer, RollbackRequested
@@ -77,6 +77,8 @@ class Outbox(Protocol):
     def sent(self, number: int) -> None: ...
 
     def connected(self) -> None: ...
+
+    def unheard(self, number: int) -> None: ...
 
     def gone(self) -> None: ...
 
@@ -186,7 +188,7 @@ class Loop:
             case RollbackRequested():
                 self._roll_back(happening)
                 return None
-            case Connected() | Gone() | Sent():
+            case Connected() | Gone() | Sent() | Unheard():
                 self._outbox_hears(happening)
                 return None
             case Stop():
@@ -234,7 +236,7 @@ class Loop:
         serving = self._device.record.pipeline(wanted.pipeline).serving
         asked.answer(Answer(serves=serving.release.version if serving is not None else ""))
 
-    def _outbox_hears(self, happening: Connected | Gone | Sent) -> None:
+    def _outbox_hears(self, happening: Connected | Gone | Sent | Unheard) -> None:
         try:
             match happening:
                 case Connected():
@@ -247,6 +249,8 @@ class Loop:
                     self._outbox.gone()
                 case Sent(token):
                     self._outbox.sent(token)
+                case Unheard(token):
+                    self._outbox.unheard(token)
         except OSError as error:
             log.warning("the spool: %s", error)  # what is not forgotten is sent again, which harms nobody
 

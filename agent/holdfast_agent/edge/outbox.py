@@ -59,6 +59,10 @@ class Outbox:
         self._store.acknowledge(number)
         self._publish()
 
+    def unheard(self, number: int) -> None:
+        """Nobody listens at the broker: the report stays, and goes again with the next one that is put."""
+        self._under_way.discard(number)
+
     def _publish(self) -> None:
         if not self._connected or len(self._under_way) >= UNDER_WAY_MAX:
             return

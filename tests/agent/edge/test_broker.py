@@ -23,6 +23,7 @@ from holdfast_agent.edge.broker import (
     Gone,
     Received,
     Sent,
+    Unheard,
 )
 from holdfast_agent.edge.network import Network
 from holdfast_shared import topics
@@ -158,7 +159,7 @@ def test_nothing_is_taken_while_it_is_not_connected(make: Make) -> None:
     assert not session.publish("a/b", b"report", 1)
 
 
-def test_no_more_than_the_limit_is_under_way_and_all_of_it_is_sent(make: Make) -> None:
+def test_no_more_than_the_limit_is_under_way_and_all_of_it_is_sent(make: Make, observer: Observer) -> None:
     session, events = make()
     events.until_a(Connected)
     taken = [token for token in range(2000) if session.publish(topics.event(FLEET, "camera-7"), b"x" * 4000, token)]
@@ -166,6 +167,19 @@ def test_no_more_than_the_limit_is_under_way_and_all_of_it_is_sent(make: Make) -
     assert [events.until_a(Sent).token for _ in taken] == taken
     assert session.publish(topics.event(FLEET, "camera-7"), b"x", 5000)
     assert session._unanswered <= UNANSWERED_MAX
+
+
+def test_what_nobody_listens_to_does_not_count_as_sent(make: Make, broker: Mosquitto) -> None:
+    """A broker that was restarted empty acknowledges reports that no server will ever see."""
+    session, events = make()
+    events.until_a(Connected)
+    topic = topics.health(FLEET, "camera-7")
+    assert session.publish(topic, b"to nobody", 1)
+    assert events.until(lambda event: isinstance(event, Sent | Unheard)) == Unheard(1)
+    listening = Observer(broker)
+    assert session.publish(topic, b"to nobody", 1)
+    assert events.until(lambda event: isinstance(event, Sent | Unheard)) == Sent(1)
+    listening.close()
 
 
 def test_the_broker_killed_and_started_again(make: Make, broker: Mosquitto) -> None:

@@ -61,6 +61,9 @@ class World:
     def sent(self, number: int) -> None:
         self.done.append(f"sent {number}")
 
+    def unheard(self, number: int) -> None:
+        self.done.append(f"unheard {number}")
+
     def connected(self) -> None:
         self.done.append("connected")
 
