@@ -47,7 +47,7 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
         raise Malformed(
             f"no device is in the segment {selector.written(asked.segment)}",
             field="segment",
-            next_step="look at: holdfast device list --segment …",
+            next_step="look at: holdfast device list 'SEGMENT'",
         )
     gates = _gates(asked, release)
     requests_min = asked.requests_min or max(REQUESTS_MIN, *(_requests_to_fail(gate) for gate in gates))

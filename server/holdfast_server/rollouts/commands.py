@@ -163,7 +163,7 @@ def _rollback(
         raise Malformed(
             f"no device is in the segment {selector.written(act.segment)}",
             field="segment",
-            next_step="look at: holdfast device list --segment …",
+            next_step="look at: holdfast device list 'SEGMENT'",
         )
     standing = storage.standing(connection, act.pipeline)
     record = Rollback(
