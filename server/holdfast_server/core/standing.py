@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from holdfast_server.core import rollout as machine
-from holdfast_server.core.base_rules import BaseRule, folded, release_for, returns_to, taken_back
+from holdfast_server.core.base_rules import BaseRule, folded, release_for, releases_in, returns_to, taken_back
 from holdfast_server.core.plan import Plan
 from holdfast_server.core.rollback import Rollback
 from holdfast_server.core.rollout import ACTIVE, Condemn, Fold, Moment, Rollout, Step
@@ -153,7 +153,21 @@ def destination(standing: Standing, segment: Match, release: ReleaseRef, to: Rel
             next_step="name another version",
             code="condemned",
         )
+    _check_nobody_else_moves(standing, segment, release, to)
     return to
+
+
+def _check_nobody_else_moves(standing: Standing, segment: Match, release: ReleaseRef, to: ReleaseRef) -> None:
+    """Raises Malformed for a rollback of what is nobody's base to what is not the base: it would move only others."""
+    base = releases_in(standing.base, segment)
+    if not base or any(one.digest == release.digest for one in base) or {one.digest for one in base} == {to.digest}:
+        return
+    known = " and ".join(one.version for one in base)
+    raise Malformed(
+        f"{release.version} is not what {selector.written(segment)} was given, but {known}: {to.version} would replace that",
+        field="to",
+        next_step=f"leave `to` out, or take {base[0].version} back, or choose only devices that serve {release.version}",
+    )
 
 
 def _with(condemned: Sequence[Condemnation], entry: Condemnation) -> tuple[Condemnation, ...]:

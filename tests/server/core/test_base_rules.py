@@ -90,3 +90,15 @@ def test_a_rollback_to_nowhere_or_to_something_condemned_is_refused() -> None:
     bad = Condemnation(incident="r-1-halt", match=(), release=ref("1.2.0"))
     with pytest.raises(Conflict, match="condemned"):
         destination(Standing(condemned=(bad,)), (), ref("1.3.0"), ref("1.2.0"))
+
+
+def test_a_rollback_moves_nobody_who_never_had_the_release() -> None:
+    """A version that is nobody's base, such as a halted one or a typo, with a `to` that is not the base either."""
+    eu = selector.parse("region=eu")
+    standing = Standing(base=(rule("*", "1.1.0", standby="1.0.0"),))
+    with pytest.raises(Malformed, match="is not what region=eu was given, but") as caught:
+        destination(standing, eu, ref("1.2.0"), ref("1.0.0"))
+    assert caught.value.field == "to"
+    assert destination(standing, eu, ref("1.2.0"), ref("1.1.0")) == ref("1.1.0")
+    assert destination(standing, eu, ref("1.1.0"), ref("1.0.0")) == ref("1.0.0")
+    assert destination(Standing(), eu, ref("1.2.0"), ref("1.0.0")) == ref("1.0.0"), "it has nothing else"
