@@ -20,7 +20,7 @@ from holdfast_server.core.compose import check_room
 from holdfast_server.core.rollback import Rollback, Signers
 from holdfast_server.core.rollout import Moment
 from holdfast_server.core.segments import check_known, check_size, conjunction
-from holdfast_server.core.standing import after_rollback, check_free, destination, with_previous
+from holdfast_server.core.standing import Standing, after_rollback, check_free, destination, with_previous
 from holdfast_server.rollouts import storage, views
 from holdfast_server.rollouts.context import Context
 from holdfast_server.rollouts.enactment import enact, enact_step
@@ -29,6 +29,7 @@ from holdfast_server.store import changes, devices
 from holdfast_shared import selector, signing, strict_json
 from holdfast_shared.errors import Malformed, NotSupported, Untrusted
 from holdfast_shared.wire import command as wire
+from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, RELEASE_TYPE, Release
 
 # Of the random command id, as much as people can read to each other; a taken one gets more of it.
@@ -166,6 +167,8 @@ def _rollback(
             next_step="look at: holdfast device list 'SEGMENT'",
         )
     standing = storage.standing(connection, act.pipeline)
+    if to is not None:
+        _check_known_good(connection, standing, act.pipeline, to)
     record = Rollback(
         id=_new_id(connection, "b", command_id),
         pipeline=act.pipeline,
@@ -184,6 +187,20 @@ def _rollback(
     storage.save_rollback(connection, record)
     changes.mark(connection, "rollbacks")
     return views.rollback(connection, record.id)
+
+
+def _check_known_good(connection: Connection, standing: Standing, pipeline: str, to: ReleaseRef) -> None:
+    """Raises Malformed for a release that never passed: a rollback asks for no trial and no gate, so it is not for new ones."""
+    finished = storage.rollouts(connection, pipeline=pipeline, states=(machine.State.FINISHED,))
+    replaced = [rule.standby for rule in standing.base if rule.standby is not None]
+    known = [one.plan.release for one in finished] + [rule.release for rule in standing.base] + replaced
+    if known and all(one.digest != to.digest for one in known):
+        versions = ", ".join(dict.fromkeys(one.version for one in known))
+        raise Malformed(
+            f"{to.version} never finished a rollout, so nobody knows that it is good",
+            field="to",
+            next_step=f"go back to one of {versions}, or plan a rollout: holdfast rollout plan {pipeline} {to.version}",
+        )
 
 
 def _approve(

@@ -265,6 +265,7 @@ def test_a_rollback_stops_a_rollout_of_the_release(bench: Bench) -> None:
         (lambda b: b.roll_back("1.1.0", EU, "cid"), (), Untrusted, "signatures"),
         (lambda b: b.roll_back("1.0.0", EU, "ann", "cid"), (), Malformed, "to"),
         (lambda b: b.roll_back("1.0.0", EU, "ann", "cid", to="7.0.0"), (), Missing, "to"),
+        (lambda b: b.roll_back("1.0.0", EU, "ann", "cid", to="1.3.0"), (), Malformed, "to"),  # it never passed a gate
     ],
 )
 def test_a_refused_command_changes_nothing(
