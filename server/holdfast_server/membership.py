@@ -46,7 +46,7 @@ def enrol(context: Context, envelope: bytes) -> tuple[dict[str, Any], bool]:
     with context.database.write() as connection:
         changed = _is_newer(connection, membership, digest_of(verified.payload))
         if changed:
-            _store(connection, membership, envelope, context.now().at)
+            _store(connection, membership, envelope, _later_than_all(connection, context.now().at))
             changes.mark(connection, "fleet")
     return {"device": membership.device, "region": membership.region, "counter": membership.counter}, changed
 
@@ -98,6 +98,12 @@ def _is_newer(connection: Connection, membership: Membership, digest: str) -> bo
         field="counter",
         next_step=f"sign it with a counter of at least {found.counter + 1}; `holdfast device enrol` does so by itself",
     )
+
+
+def _later_than_all(connection: Connection, now: int) -> int:
+    """Now, or just after the last change by a clock that was set back since: others see a change by the newest time."""
+    newest = connection.execute(select(func.max(memberships.c.received_at))).scalar_one()
+    return max(now, (newest or 0) + 1)
 
 
 def _store(connection: Connection, membership: Membership, envelope: bytes, now: int) -> None:
