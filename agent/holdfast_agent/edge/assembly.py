@@ -80,11 +80,12 @@ def run(path: Path) -> None:
             edge.start()
             ending.callback(edge.stop)
         log.info("agent %s of %s in %s starts", own.membership.device, own.membership.fleet, own.membership.region)
-        loop.run(_own(found, own), record)
+        loop.run(own_of(found, own), record)
         log.info("agent %s stops; its gateway serves on", own.membership.device)
 
 
-def _own(found: Configuration, known: Identity) -> Own:
+def own_of(found: Configuration, known: Identity) -> Own:
+    """What the core knows of this device from the outset."""
     return Own.of(
         known.membership,
         known.authorities,

@@ -112,8 +112,11 @@ class LocalControl:
 
     def _serve(self, connection: socket.socket) -> None:
         connection.settimeout(ASKING_S)
+        line = _line(connection)
+        if not line:
+            return  # only looked whether we listen
         try:
-            request = msgspec.json.decode(_line(connection), type=Rollback)
+            request = msgspec.json.decode(line, type=Rollback)
         except msgspec.DecodeError as error:
             connection.sendall(_encoded(Answer(refused=f"this agent does not understand what it is asked: {error}")))
             return
@@ -125,6 +128,17 @@ class LocalControl:
             log.warning("the loop did not answer within %g s", ANSWER_S)
             return
         connection.sendall(_encoded(answer))
+
+
+def listens(path: Path) -> bool:
+    """Whether an agent listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ASKING_S)
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def ask(path: Path, request: Rollback) -> Answer:

@@ -1,0 +1,99 @@
+"""What the gateway on this device answers with now, asked as any application would: the protocol's repository index."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from http.client import HTTPConnection, HTTPException
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from holdfast_agent.edge.layout import StateFolder
+
+# It is on this device, and answers this itself.
+ASK_S: Final = 3.0
+ANSWER_BYTES_MAX: Final = 256 * 1024
+_LOOK_EVERY_S: Final = 0.05
+
+
+class Addresses(msgspec.Struct, frozen=True):
+    """`StateFolder.gateway_addresses`."""
+
+    http: str
+    unix: str
+    pid: int
+
+
+class Answering(msgspec.Struct, frozen=True):
+    """One pipeline by the gateway's word; `version` is empty when none answers, and `reason` says why."""
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """`addresses` None: none runs. `why_not`: it should answer, and does not."""
+
+    addresses: Addresses | None = None
+    pipelines: tuple[Answering, ...] = ()
+    why_not: str = ""
+
+    def version_of(self, pipeline: str) -> str:
+        return next((one.version for one in self.pipelines if one.name == pipeline), "")
+
+    def answer(self) -> dict[str, Any] | None:
+        """For a program; None when no gateway runs."""
+        if self.addresses is None:
+            return None
+        return {
+            "http": self.addresses.http,
+            "unix": self.addresses.unix,
+            "answers": {one.name: one.version or None for one in self.pipelines},
+            "why_not": self.why_not,
+        }
+
+    def lines(self) -> list[str]:
+        if self.addresses is None:
+            return ["gateway: none runs"]
+        if self.why_not:
+            return [f"gateway at {self.addresses.http}: {self.why_not}"]
+        said = [f"  {one.name}: {one.version or one.reason}" for one in self.pipelines]
+        return [f"gateway at {self.addresses.http} answers with" + ("" if said else " nothing yet"), *said]
+
+
+def now(folder: StateFolder) -> Gateway:
+    """Ask it, within ASK_S."""
+    try:
+        addresses = msgspec.json.decode(folder.gateway_addresses.read_bytes(), type=Addresses)
+    except FileNotFoundError:
+        return Gateway()
+    except (OSError, msgspec.DecodeError) as error:
+        return Gateway(addresses=Addresses("", "", 0), why_not=f"{folder.gateway_addresses} cannot be read: {error}")
+    try:
+        return Gateway(addresses=addresses, pipelines=_index(addresses.http))
+    except (OSError, HTTPException, msgspec.DecodeError) as error:
+        return Gateway(addresses=addresses, why_not=f"it does not answer: {type(error).__name__}: {str(error)[:200]}")
+
+
+def until_it_serves(folder: StateFolder, pipeline: str, version: str, *, within_s: float) -> bool:
+    """Whether the gateway answers with that version before the time is up. False at once when none runs."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = now(folder)
+        if found.version_of(pipeline) == version:
+            return True
+        if found.addresses is None or time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _index(http: str) -> tuple[Answering, ...]:
+    parts = urlsplit(http)
+    with contextlib.closing(HTTPConnection(parts.hostname or "", parts.port, timeout=ASK_S)) as connection:
+        connection.request("POST", "/v2/repository/index", b"{}")
+        body = connection.getresponse().read(ANSWER_BYTES_MAX)
+    return msgspec.json.decode(body, type=tuple[Answering, ...])
