@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from holdfast_server.ingest import floors, rows
 from holdfast_server.store import changes
@@ -19,7 +19,7 @@ from holdfast_server.store.upsert import insert_into
 from holdfast_shared.wire.report import Report
 
 # A device whose state directory was lost may come back with its clock behind: a *new* incarnation is believed although its
-# clock says earlier, once the old one has been silent for this long.
+# clock says earlier, once the old one has been silent for this long. What the new one said meanwhile does not break the silence.
 INCARNATION_SILENT_US: Final = 300 * 1_000_000
 
 
@@ -37,7 +37,6 @@ class Held(NamedTuple):
     incarnation: str | None
     number: int | None
     sent_at: int | None
-    last_seen_at: int
 
 
 def is_newer(held: Held | None, report: Report) -> bool:
@@ -47,13 +46,6 @@ def is_newer(held: Held | None, report: Report) -> bool:
     if held.incarnation == report.incarnation:
         return report.number > (held.number or 0)
     return report.sent_at > (held.sent_at or 0)
-
-
-def may_have_begun_anew(held: Held | None, report: Report, now: int) -> bool:
-    """Whether a device whose clock fell back would look like this, if its incarnation was never heard of before."""
-    return (
-        held is not None and held.incarnation != report.incarnation and now - held.last_seen_at > INCARNATION_SILENT_US
-    )
 
 
 def record(connection: Connection, director: Director, reports: Sequence[Report], now: int) -> Recorded:
@@ -104,11 +96,9 @@ def _keep_newest(connection: Connection, new: list[Report], now: int) -> None:
     newest: dict[str, Report] = {}
     for report in new:
         before = held.get(report.device)
-        if is_newer(before, report) or (
-            may_have_begun_anew(before, report, now) and not _heard_before(connection, report, now)
-        ):
+        if is_newer(before, report) or (before is not None and _has_begun_anew(connection, before, report, now)):
             newest[report.device] = report
-            held[report.device] = Held(report.incarnation, report.number, report.sent_at, now)
+            held[report.device] = Held(report.incarnation, report.number, report.sent_at)
     late = sorted({report.device for report in new} - newest.keys())
     if newest:
         statement = insert_into(connection, device_state)
@@ -123,14 +113,27 @@ def _keep_newest(connection: Connection, new: list[Report], now: int) -> None:
         connection.execute(device_state.update().where(device_state.c.device.in_(late)).values(last_seen_at=now))
 
 
-def _heard_before(connection: Connection, report: Report, now: int) -> bool:
-    """Whether anything of its incarnation came before this batch. Retention keeps the newest number of each."""
-    statement = select(reports_seen.c.number).where(
-        reports_seen.c.device == report.device,
-        reports_seen.c.incarnation == report.incarnation,
-        reports_seen.c.received_at < now,
+def _has_begun_anew(connection: Connection, held: Held, report: Report, now: int) -> bool:
+    """Whether the report is of an incarnation that was first heard after the held one spoke last, and that is long ago.
+
+    An older incarnation, sent again, was heard before: retention keeps the newest number of each.
+    """
+    if held.incarnation == report.incarnation:
+        return False
+    at = reports_seen.c.received_at
+    statement = (
+        select(reports_seen.c.incarnation, func.min(at).label("first"), func.max(at).label("last"))
+        .where(
+            reports_seen.c.device == report.device,
+            reports_seen.c.incarnation.in_([held.incarnation, report.incarnation]),
+        )
+        .group_by(reports_seen.c.incarnation)
     )
-    return connection.execute(statement.limit(1)).first() is not None
+    heard = {row.incarnation: row for row in connection.execute(statement)}
+    if held.incarnation not in heard:
+        return False
+    last = heard[held.incarnation].last
+    return bool(now - last > INCARNATION_SILENT_US and heard[report.incarnation].first > last)
 
 
 def _held(connection: Connection, devices: Iterable[str]) -> dict[str, Held]:
@@ -139,4 +142,4 @@ def _held(connection: Connection, devices: Iterable[str]) -> dict[str, Held]:
 
 
 def _of(row: Row[Any]) -> Held:
-    return Held(row.incarnation, row.number, row.sent_at, row.last_seen_at)
+    return Held(row.incarnation, row.number, row.sent_at)
