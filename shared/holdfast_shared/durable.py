@@ -3,8 +3,11 @@
 - A file appears whole or not at all: temporary file in the same directory, write, fsync, rename, fsync the directory.
 - A doubled file survives a torn write of either half: two files, each with a checksum and a counter; the higher good one counts.
 - What is read back to be trusted is verified as bytes, and those bytes are used: a path is never verified and opened again.
+- A name that is there may still be lost: whoever made it may have been killed before it was durable. So what is relied on is
+  synced again, which costs nothing when there is nothing to write.
 
-Errors of the disk (ENOSPC, EROFS, EIO, EMFILE) come out as OSError; what was there before is then still there.
+Errors of the disk (ENOSPC, EROFS, EIO, EMFILE) come out as OSError; there is then what was there before, or the new, whole.
+All of it happens through `calls`, one operation each at which tests cut the power.
 """
 
 from __future__ import annotations
@@ -16,9 +19,34 @@ import secrets
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from holdfast_shared.errors import Damaged
+
+
+class Calls(Protocol):
+    """What durable work asks of the kernel: the calls of `os` by these names. All raise OSError."""
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int: ...
+
+    def write(self, fd: int, data: memoryview, /) -> int: ...
+
+    def ftruncate(self, fd: int, length: int) -> None: ...
+
+    def fsync(self, fd: int) -> None: ...
+
+    def close(self, fd: int) -> None: ...
+
+    def rename(self, src: Path, dst: Path) -> None: ...
+
+    def link(self, src: Path, dst: Path) -> None: ...
+
+    def unlink(self, path: Path) -> None: ...
+
+    def mkdir(self, path: Path, mode: int = 0o777) -> None: ...
+
+
+calls: Calls = os
 
 _MAGIC: Final = b"HFREC1\n"
 _HEADER: Final = struct.Struct(">7sxQQ32s")  # magic, padding, counter, length, SHA-256 of counter ‖ body
@@ -28,36 +56,34 @@ _TEMPORARY: Final = ".partial-"
 def make_folder(path: Path, mode: int = 0o755) -> None:
     """Create `path` and its parents, durably. May be repeated."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    there = missing[-1].parent if missing else path
+    with contextlib.suppress(PermissionError):  # then it was not us who made it
+        sync_folder(there.parent)
     for folder in reversed(missing):
-        folder.mkdir(mode=mode, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            calls.mkdir(folder, mode)
         sync_folder(folder.parent)
 
 
 def sync_folder(path: Path) -> None:
     """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_DIRECTORY)
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` by `data`, whole or not at all. May be repeated."""
     temporary = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(4)}"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        descriptor = calls.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            _write(descriptor, data)
+            calls.fsync(descriptor)
         finally:
-            os.close(descriptor)
-        temporary.rename(path)
+            calls.close(descriptor)
+        calls.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            calls.unlink(temporary)
         raise
     sync_folder(path.parent)
 
@@ -67,22 +93,34 @@ def write_new_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     temporary = path.parent / f"{_TEMPORARY}{path.name}-{secrets.token_hex(4)}"
     write_file(temporary, data, mode)
     try:
-        os.link(temporary, path)
+        calls.link(temporary, path)
     finally:
         remove(temporary)  # also makes the new name durable: it is in the same directory
 
 
 def append_and_sync(path: Path, data: bytes) -> None:
-    """Add `data` at the end of a growing partial file, and make it durable: a later reader verifies the whole."""
-    with path.open("ab") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Add `data` at the end of a growing partial file, and make it durable: a later reader verifies the whole.
+
+    What fails is taken back: after a failed sync, bytes may be in memory that will never reach the disk.
+    """
+    descriptor = calls.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            _write(descriptor, data)
+            calls.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                calls.ftruncate(descriptor, before)
+            raise
+    finally:
+        calls.close(descriptor)
 
 
 def rename_into_place(source: Path, target: Path) -> None:
-    """Give a complete and synced file its final name."""
-    source.rename(target)
+    """Give a complete file its final name. Its bytes are synced first: whoever wrote them may have been killed before that."""
+    _sync(source)
+    calls.rename(source, target)
     sync_folder(target.parent)
     if source.parent != target.parent:
         sync_folder(source.parent)
@@ -91,7 +129,7 @@ def rename_into_place(source: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a file if it is there. May be repeated."""
     try:
-        path.unlink()
+        calls.unlink(path)
     except FileNotFoundError:
         return
     sync_folder(path.parent)
@@ -100,7 +138,13 @@ def remove(path: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of writers that were killed. Only the folder's one writer may call it."""
     for leftover in folder.glob(f"{_TEMPORARY}*"):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            calls.unlink(leftover)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of an empty file that exists only to be locked; the caller closes it. Losing the name loses nothing."""
+    return calls.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 class DoubledFile:
@@ -161,3 +205,17 @@ def _decode_half(raw: bytes) -> tuple[int, bytes]:
 
 def _checksum(counter: int, body: bytes) -> bytes:
     return hashlib.sha256(counter.to_bytes(8, "big") + body).digest()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[calls.write(descriptor, view) :]
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    descriptor = calls.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        calls.fsync(descriptor)
+    finally:
+        calls.close(descriptor)

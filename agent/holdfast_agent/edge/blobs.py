@@ -108,7 +108,7 @@ def exclusive(folder: StateFolder, *, wait_s: float) -> Iterator[bool]:
     The kernel lets go of it when its holder dies, however it dies.
     """
     durable.make_folder(folder.root)
-    descriptor = os.open(folder.fetch_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = durable.open_lock(folder.fetch_lock)
     try:
         yield _locked(descriptor, time.monotonic() + wait_s)
     finally:
