@@ -27,7 +27,7 @@ HEADERS_MAX: Final = 100
 HEADERS_S: Final = 10.0
 # The largest body that is allowed, over a loopback that is busy.
 BODY_S: Final = 60.0
-# A client that does not read its answer.
+# A client that reads nothing of its answer.
 WRITE_S: Final = 30.0
 # Long: an application that asks now and then should not find its connection closed.
 IDLE_S: Final = 300.0
@@ -85,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         self._queue: deque[Request | Refusal] = deque()
         self._phase = Phase.IDLE
         self._since = self._service.now
-        self._writing_since: float | None = None
+        self._unsent = 0  # of an answer, when that was last looked at
         self._deaf = self._eof = self._continue_due = False
         self._held = 0
         self._serving = False
@@ -127,20 +127,18 @@ class Connection(asyncio.BufferedProtocol):
         self._release()
         self._service.disconnected(self)
 
-    def pause_writing(self) -> None:
-        self._writing_since = self._service.now
-
-    def resume_writing(self) -> None:
-        self._writing_since = None
-
     # -- its deadlines
 
     def sweep(self, now: float) -> None:
         """Called now and then: end what is past its deadline."""
         if self._transport is None:
             return
-        if self._writing_since is not None and now - self._writing_since > WRITE_S:
-            self._transport.abort()
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            if unsent != self._unsent:
+                self._unsent, self._since = unsent, now
+            elif now - self._since > WRITE_S:
+                self._transport.abort()
         elif self._current is None and now - self._since > _LIMIT_S[self._phase]:
             if self._phase in (Phase.HEADERS, Phase.BODY):
                 self._refuse(
