@@ -3,18 +3,23 @@ because the same bytes may have come under another manifest that said less of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from holdfast_cli import golden_cases
 from holdfast_server.registry import weights
-from holdfast_server.registry.blobs import BlobStore
+from holdfast_server.registry.blobs import PIECE_BYTES, BlobStore
 from holdfast_shared.errors import Malformed
+from holdfast_shared.identifiers import hex_of
 from holdfast_shared.wire.release import ModelVersion, Release
 
 _SELF_TEST: Final = "self_test.blob"
+
+log: Final = logging.getLogger(__name__)
 
 
 def absent(blobs: BlobStore, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -32,6 +37,23 @@ def absent(blobs: BlobStore, wanted: Mapping[str, int]) -> dict[str, int]:
                 next_step="state the size of the file that was hashed",
             )
     return missing
+
+
+def forget_damaged(blobs: BlobStore, wanted: Iterable[str]) -> None:
+    """Delete those that are here and rotted: they are then absent, and whoever publishes them again sends them again.
+
+    Devices refuse such bytes, so nobody could ever fetch them. Reads all of them.
+    """
+    for digest in wanted:
+        if not blobs.has(digest):
+            continue
+        with blobs.open(digest) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != hex_of(digest):
+            log.error(
+                "blob %s is damaged: its bytes have the hash %s; it is deleted, and asked for again", digest, found
+            )
+            blobs.remove(digest)
 
 
 def check_sizes(model: ModelVersion) -> None:

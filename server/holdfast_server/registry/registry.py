@@ -72,8 +72,9 @@ class Registry:
         model = signed.manifest
         validation.check_model(model)
         contents.check_sizes(model)
-        contents.check_weights(self.blobs, model)
         wanted = {file.digest: file.size_bytes for variant in model.variants for file in variant.files}
+        contents.forget_damaged(self.blobs, wanted)
+        contents.check_weights(self.blobs, model)
         return self._publish(
             _Entry(models, "model", "name", model.name, model.version, signed, wanted, weights.declared_in(model))
         )
@@ -87,8 +88,9 @@ class Registry:
         validation.check_release(release, known)
         contents.check_self_test_size(release)
         used = tuple(known[stage.model.digest] for stage in release.stages)
-        contents.check_self_test(self.blobs, release, used[0])
         wanted = blobs_of(release, used)
+        contents.forget_damaged(self.blobs, wanted)
+        contents.check_self_test(self.blobs, release, used[0])
         declared = {digest: one for model in used for digest, one in weights.declared_in(model).items()}
         return self._publish(
             _Entry(releases, "release", "pipeline", release.pipeline, release.version, signed, wanted, declared)

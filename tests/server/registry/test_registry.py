@@ -121,6 +121,20 @@ def test_a_lost_blob_is_asked_for_again(shelf: Shelf) -> None:
     assert shelf.model().result == "unchanged"
 
 
+@pytest.mark.parametrize("spoilt", [lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[:-1], lambda _: b""])
+def test_a_blob_that_rotted_on_the_servers_disk_is_asked_for_again(
+    shelf: Shelf, spoilt: Callable[[bytes], bytes]
+) -> None:
+    """Its name is a promise that devices hold it to: with other bytes nobody could fetch the release, nor mend it."""
+    shelf.publish()
+    for digest, content in shelf.bytes.items():
+        shelf.registry.blobs.path_of(digest).write_bytes(spoilt(content))
+    assert list(shelf.model().missing) == [shelf.weights]
+    shelf.publish()
+    assert shelf.registry.blobs.path_of(shelf.weights).read_bytes() == shelf.bytes[shelf.weights]  # type: ignore[index]
+    assert (shelf.model().result, shelf.release().result) == ("unchanged", "unchanged")
+
+
 # ---------------------------------------------------------------- write-once
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0+built.twice"])
 def test_a_version_never_gets_other_content(shelf: Shelf, version: str) -> None:
