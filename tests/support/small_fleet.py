@@ -179,6 +179,7 @@ class SmallFleet:
         self.wait_for_rollout(self.start_rollout(version, *waves), "finished")
         for one in self.devices:
             self.wait_until_serving(one, version)
+            self.wait_until_in_step(one)
 
     def wait_for_rollout(self, rollout: str, state: str) -> Any:
         found: Any = None
@@ -212,6 +213,16 @@ class SmallFleet:
             return slot is not None and slot.release.version == version and (not committed or found.candidate is None)
 
         self.seen(f"{one.id} serves {version}", look)
+
+    def wait_until_in_step(self, one: Device) -> None:
+        """It has accepted the newest documents of its region: a rollout's end writes them once more."""
+
+        def look() -> bool:
+            newest = self.server.get("assignments", "region", one.region)["pipelines"]
+            held = {(kept.scope, kept.pipeline): kept.payload_digest for kept in self.record(one).documents}
+            return all(held.get((f"region/{one.region}", name)) == digest for name, digest in newest.items())
+
+        self.seen(f"{one.id} holds the newest documents", look)
 
     def ask(self, one: Device, image: Any) -> Answer:
         """One application's one request, with nothing retried."""
