@@ -57,7 +57,7 @@ ToGateway = Routes | RetryLoad | CloseWindows | AcknowledgeWindows
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker. `code` is a stable failure code when failed: load-failed, self-test-failed, crash-loop, hang-loop, …
+    """A worker. `code` is a stable failure code: why it failed for good, or, if it did not, how it was last lost.
 
     `losses` counts crashes and hangs since it was loaded; `loads` how often its worker was started.
     """

@@ -11,6 +11,8 @@ from collections import deque
 from enum import StrEnum
 from typing import Final
 
+from holdfast_shared.failure_codes import FailureCode
+
 # The fourth loss within a minute is a loop: three may be one bad minute of the device, such as a shortage of memory.
 LOSSES_MAX: Final = 4
 LOSS_WINDOW_S: Final = 60.0
@@ -22,9 +24,10 @@ BACKOFF_MAX_S: Final = 5.0
 class Loss(StrEnum):
     """How a worker was lost, told apart because they are mended differently."""
 
-    CRASH = "crash-loop"
-    HANG = "hang-loop"
-    LOAD = "load-failed"
+    CRASH = FailureCode.CRASH_LOOP
+    HANG = FailureCode.HANG_LOOP
+    LOAD = FailureCode.LOAD_FAILED
+    LATE = FailureCode.LOAD_DEADLINE
 
 
 class Losses:

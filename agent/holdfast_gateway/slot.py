@@ -23,6 +23,7 @@ from holdfast_gateway.manifest import Facts
 from holdfast_gateway.worker import ASKED_MAX, Lost, Worker
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_worker.protocol import Answer, Failed, Load, Ready
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class Slot:
         try:
             self._facts = manifest.read(path, self.target.release.digest, self.name)
         except Damaged as error:
-            self._fail("damaged-blob", error.message)
+            self._fail(FailureCode.DAMAGED_BLOB, error.message)
             return
         if self.loads == 0:
             self.counts.look_back(self._facts.window_s)
@@ -236,6 +237,8 @@ class Slot:
     def charge(self, loss: Loss) -> None:
         """Count a loss as this slot's own; too many, and it is given up."""
         code = self._losses.charge(loss, self._loop.time())
+        if self.state != "failed":
+            self.code = FailureCode.HANG if loss is Loss.HANG else FailureCode.CRASH
         if code and self.state != "failed" and not self._retired:
             self._fail(code, self.detail)
             self.kill()
@@ -249,7 +252,7 @@ class Slot:
             pipeline=self.name,
             target=self.target,
             state=self.state,
-            code=self.code if self.state == "failed" else "",
+            code=self.code,
             detail=self.detail,
             losses=self._losses.total,
             loads=self.loads,

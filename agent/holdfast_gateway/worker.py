@@ -238,7 +238,7 @@ class Worker(asyncio.BufferedProtocol):
 
     def _load_is_late(self) -> None:
         self._timer = None
-        self._lose(Loss.LOAD, f"it was not ready within {self._limits.load_deadline_s} s (limits.load_deadline_s)")
+        self._lose(Loss.LATE, f"it was not ready within {self._limits.load_deadline_s} s (limits.load_deadline_s)")
 
     def _look_at_head(self) -> None:
         """One timer a worker, armed anew only when it fires: an answer in time costs nothing."""

@@ -167,6 +167,13 @@ def test_requests_behind_a_hang_are_answered_too_and_are_no_errors(bench: Gatewa
     assert serving.requests + refuge.requests - serving.failed_over == 8
 
 
+@pytest.mark.parametrize(("what", "code"), [("crash", "crash"), ("hang", "hang")])
+def test_a_lost_worker_says_how_it_was_lost(bench: GatewayBench, pair: Pair, what: str, code: str) -> None:
+    with bench.http() as http:
+        http.infer(v1_1_0=what)
+        assert pair.agent.until(partial(_ready_with_loads, pair.serving, 2)).code == code
+
+
 def test_a_lost_worker_is_started_again(bench: GatewayBench, pair: Pair) -> None:
     before = pair.agent.until_state(pair.serving, "ready").worker_pid
     with bench.http() as http:

@@ -106,19 +106,22 @@ def test_a_release_that_cannot_load_never_comes_into_force(bench: GatewayBench) 
     assert {one.serial for one in agent.heard if isinstance(one, Status)} == {0, first}
 
 
-@pytest.mark.parametrize(("how", "what"), [("crash", "killed by SIGKILL"), ("hang", "limits.load_deadline_s")])
-def test_loading_has_an_end(bench: GatewayBench, how: str, what: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "code", "what"),
+    [("crash", "load-failed", "killed by SIGKILL"), ("hang", "load-deadline", "limits.load_deadline_s")],
+)
+def test_loading_has_an_end(bench: GatewayBench, how: str, code: str, what: str) -> None:
     """A worker that dies or hangs while it loads is tried a few times, then the slot has failed."""
     agent = bench.agent()
     target = installed(bench.folder, "1.0.0", limits=Limits(load_deadline_s=1), load=how)
     agent.serve(target)
     failed = agent.until_state(target, "failed")
-    assert failed.code == "load-failed"
+    assert failed.code == code
     assert what in failed.detail or "connection broke" in failed.detail
     with bench.http() as http:
         status, answer = http.infer()
     assert status == 503
-    assert "load-failed" in answer["error"]
+    assert code in answer["error"]
 
 
 def test_a_manifest_that_is_damaged_fails_its_slot_alone(bench: GatewayBench) -> None:

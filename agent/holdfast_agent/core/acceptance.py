@@ -17,6 +17,7 @@ from holdfast_agent.core.record import Record, StoredDocument
 from holdfast_shared import signing, strict_json
 from holdfast_shared.assign import View, condemned_here
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Untrusted
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX, PAYLOAD_BYTES_MAX, TYPE, UNDERSTOOD, Assignment
 
@@ -77,7 +78,7 @@ def _stored(device: Device, document: Assignment, payload: bytes, envelope: byte
                 f"order {document.order} was accepted with other content ({before.payload_digest[:19]}…)",
                 field="seq",
                 next_step="find out who signed two documents of one order; the first one holds",
-                code="equivocation",
+                code=FailureCode.EQUIVOCATION,
             )
         if before.envelope:
             return device  # nothing new; `step` evaluates it again all the same
@@ -86,7 +87,7 @@ def _stored(device: Device, document: Assignment, payload: bytes, envelope: byte
             f"a device holds at most {PIPELINES_MAX} pipelines",
             field="pipeline",
             next_step="assign fewer to it",
-            code="too-many-pipelines",
+            code=FailureCode.TOO_MANY_PIPELINES,
         )
     entry = StoredDocument(
         scope=scope,

@@ -18,6 +18,7 @@ from holdfast_agent.core.intent import refuge_of
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import AcknowledgeWindows, Route, Routes, SlotStatus, Status, Switched, Windows
 from holdfast_shared.assign import Target
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.report import Window
 
 # Routes that a gateway slow in loading may still confirm.
@@ -144,7 +145,12 @@ def _news(device: Device, slots: Iterable[SlotStatus], now: Moment) -> Device:
             lost = one.losses - old.losses
             detail = f"{lost} worker(s) lost, {one.losses} since it was loaded: {one.detail}"
             device = device.telling(
-                "worker_lost", now, pipeline=one.pipeline, target=one.target, code=one.code or "crash", detail=detail
+                "worker_lost",
+                now,
+                pipeline=one.pipeline,
+                target=one.target,
+                code=one.code or FailureCode.CRASH,
+                detail=detail,
             )
         pipeline = device.record.pipeline(one.pipeline)
         named = one.target in (pipeline.current, pipeline.previous)

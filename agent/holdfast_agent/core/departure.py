@@ -18,11 +18,12 @@ from holdfast_agent.core.intent import DAMAGED, allowed, attempt_of, incident_of
 from holdfast_agent.core.record import Condemnation, State
 from holdfast_gateway.control import RetryLoad
 from holdfast_shared.assign import Decision, Target
+from holdfast_shared.failure_codes import FailureCode, condemns
 
 # A gateway that hears us confirms a switch to a loaded slot in milliseconds, to one it must load within a load deadline.
 FALL_BACK_DEADLINE_US: Final = 120 * SECOND_US
 # The failure code of what somebody left by `holdfast-agent rollback`: a person's judgement, by which no server acts alone.
-LOCAL_ROLLBACK: Final = "local-rollback"
+LOCAL_ROLLBACK: Final = FailureCode.LOCAL_ROLLBACK
 # A worker that failed for good is started again so often: the machine may have had a bad minute.
 RELOAD_US: Final = 120 * SECOND_US
 
@@ -32,7 +33,7 @@ def leave(device: Device, name: str, now: Moment, *, code: str, detail: str, beg
     pipeline = device.record.pipeline(name)
     bad = pipeline.serving
     assert bad is not None
-    if code != DAMAGED and allowed(device, name, bad):
+    if condemns(code) and allowed(device, name, bad):
         device = _condemned(device, name, bad, now, code=code, detail=detail)
     to = next((slot for slot in _others(device, name, bad) if usable(device, name, slot)), None)
     if to is None:
@@ -92,9 +93,9 @@ def turn_back(device: Device, name: str, decision: Decision, now: Moment) -> Dev
     to = next((slot for slot in wanted if usable(device, name, slot)), None)
     incident = incident_of(device, name, bad)
     if to is None:
-        return stay(device, name, now, code="condemned", detail=f"{incident}: no slot to turn to")
+        return stay(device, name, now, code=FailureCode.CONDEMNED, detail=f"{incident}: no slot to turn to")
     leaving = Leaving(
-        kind="rolled_back", target=bad, code="condemned", detail=incident, began_monotonic_us=now.monotonic_us
+        kind="rolled_back", target=bad, code=FailureCode.CONDEMNED, detail=incident, began_monotonic_us=now.monotonic_us
     )
     return _switched(device, name, to, now, "rollback", leaving)
 
@@ -108,7 +109,7 @@ def adopt(device: Device, name: str, now: Moment) -> Device:
     leaving = Leaving(
         kind="rolled_back",
         target=bad,
-        code="condemned",
+        code=FailureCode.CONDEMNED,
         detail=incident_of(device, name, bad),
         began_monotonic_us=now.monotonic_us,
     )
@@ -156,7 +157,7 @@ def confirm(device: Device, name: str, now: Moment) -> Device:
     if overdue or device.gateway.failed(name, pipeline.serving):
         detail = "the gateway does not confirm the slot that the device fell back to"
         device = device.telling(
-            "degraded", now, pipeline=name, target=pipeline.serving, code="unconfirmed", detail=detail
+            "degraded", now, pipeline=name, target=pipeline.serving, code=FailureCode.UNCONFIRMED, detail=detail
         )
         return device.with_pipeline(name, idle).with_live(name, replace(live, due_us=None))
     return device

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from holdfast_shared.failure_codes import GUARDRAILS, FailureCode
 from holdfast_shared.judgement import Judgement, Verdict, judge
 from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import Window
 
-CODES: Final = {
-    "latency_ms_p99": "guardrail-latency",
-    "error_rate": "guardrail-error-rate",
-    "null_rate": "guardrail-null-rate",
-}
-
 
 class Breach(NamedTuple):
-    code: str
+    code: FailureCode
     detail: str
 
 
 def breach_of(release: Release, window: Window) -> Breach | None:
     """The first guardrail with the action `fall_back` that `window` breaches beyond doubt."""
     for guardrail in release.guardrails:
-        if guardrail.action != "fall_back" or guardrail.metric not in CODES:
+        if guardrail.action != "fall_back" or guardrail.metric not in GUARDRAILS:
             continue
         found = judge(guardrail.metric, guardrail.threshold, window, guardrail.requests_min)
         if found.verdict is Verdict.FAIL:
-            return Breach(CODES[guardrail.metric], _said(found))
+            return Breach(GUARDRAILS[guardrail.metric], _said(found))
     return None
 
 

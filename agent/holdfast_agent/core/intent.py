@@ -15,10 +15,11 @@ from holdfast_agent.core.device import Device, Goal
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import PipelineRecord, State
 from holdfast_shared.assign import Decision, Target, View, assign, attempt_allowed, condemned, condemned_by_documents
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.semver import Version
 
 # A slot whose worker fails with this has bad bytes, not a bad model: nothing is condemned, and the bytes are fetched again.
-DAMAGED: Final = "damaged-blob"
+DAMAGED: Final = FailureCode.DAMAGED_BLOB
 
 
 def view_of(device: Device, name: str) -> View:

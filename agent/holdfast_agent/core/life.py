@@ -16,10 +16,11 @@ from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, 
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
 from holdfast_agent.core.guardrails import breach_of
-from holdfast_agent.core.intent import DAMAGED, allowed, decision_of, goal_of, obstacle, usable, wanted_digests
+from holdfast_agent.core.intent import allowed, decision_of, goal_of, obstacle, usable, wanted_digests
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import CloseWindows, RetryLoad, Tallied
 from holdfast_shared.assign import Decision
+from holdfast_shared.failure_codes import FailureCode, condemns
 from holdfast_shared.wire.release import Limits
 
 # The fetch has deadlines of its own; this one holds even for a fetch that has lost its mind.
@@ -30,8 +31,6 @@ SELF_TEST_GRACE_US: Final = 30 * SECOND_US
 COUNT_GRACE_US: Final = 2 * SECOND_US
 # A restarted agent hears of a breach within a second: a trial that ended meanwhile is not committed before.
 RESUMED_SOAK_US: Final = 3 * SECOND_US
-# Failures that say nothing against the release: its bytes rotted here, or this device cannot run it.
-NOT_ITS_FAULT: Final = frozenset({DAMAGED, "not-supported", "unfit"})
 
 
 def advance(device: Device, name: str, now: Moment) -> Device:
@@ -70,7 +69,7 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
         return device
     device = replace(device, fetch=None)
     if not ended.ok or ended.release is None:
-        code = ended.code or "fetch-damaged"
+        code = ended.code or FailureCode.FETCH_DAMAGED
         wait_us = max(
             backoff.delay_us(slots.failures(device.record.pipeline(name), goal.target), ended.draw),
             min(int(ended.retry_after_s * SECOND_US), backoff.CAP_US),
@@ -103,7 +102,7 @@ def _answer_failure(device: Device, name: str, now: Moment) -> Device:
     status = device.gateway.slot(name, pipeline.serving)
     began = live.first_bad_us if live.first_bad_us is not None else now.monotonic_us
     if status is not None and status.state == "failed":
-        code = status.code or "load-failed"
+        code = status.code or FailureCode.LOAD_FAILED
         return departure.leave(device, name, now, code=code, detail=status.detail, began_us=began)
     if pipeline.serving is None or allowed(device, name, pipeline.serving):
         return device
@@ -172,7 +171,7 @@ def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     if pipeline.state is State.SELF_TESTING:
         return _self_test(device, name, decision, goal, now)
     if live.due_us is not None and now.monotonic_us >= live.due_us:
-        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code="fetch-too-slow")
+        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.FETCH_TOO_SLOW)
         return _try_later(replace(device, fetch=None).doing(StopFetch()), name, now, backoff.BASE_US)
     return device
 
@@ -225,13 +224,15 @@ def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: M
     if status is not None and status.state == "ready":
         return _passed(device, name, decision, goal, now)
     if status is not None and status.state == "failed":
-        code = status.code or "self-test-failed"
-        if code not in NOT_ITS_FAULT:
+        code = status.code or FailureCode.SELF_TEST_FAILED
+        if condemns(code):
             return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=status.detail)
         return _try_later(device, name, now, backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12))
     if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
-        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code="self-test-unanswered")
+        device = device.telling(
+            "fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.SELF_TEST_UNANSWERED
+        )
         return _try_later(device, name, now, backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12))
     return device
 
@@ -270,7 +271,9 @@ def _trial(device: Device, name: str, decision: Decision, now: Moment) -> Device
     keep = pipeline.current is not None and not allowed(device, name, pipeline.current)
     device = device.with_pipeline(name, slots.commit(pipeline, proven=proven, keep_previous=keep))
     device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
-    return device.telling("committed", now, pipeline=name, target=candidate, code="" if proven else "unproven")
+    return device.telling(
+        "committed", now, pipeline=name, target=candidate, code="" if proven else FailureCode.UNPROVEN
+    )
 
 
 def _soaking(device: Device, name: str, now: Moment, soak_us: int) -> Device:

@@ -30,6 +30,7 @@ from holdfast_agent.core.events import (
 )
 from holdfast_agent.core.record import PipelineRecord, Record, State
 from holdfast_gateway.control import FromGateway, Status, Switched, Tallied, Windows
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.release import Release
 
 # Changes of one pipeline in one step. The machine has seven states and no loop without waiting: more is a bug of ours.
@@ -158,7 +159,7 @@ def _left(pipeline: PipelineRecord) -> Leaving | None:
     return Leaving(
         kind="rolled_back" if rolled_back else "fell_back",
         target=before.target,
-        code=code if code == departure.LOCAL_ROLLBACK or not rolled_back else "condemned",
+        code=code if code == departure.LOCAL_ROLLBACK or not rolled_back else FailureCode.CONDEMNED,
         detail="before the agent was restarted",
         began_monotonic_us=None,
     )

@@ -22,6 +22,7 @@ from typing import Final
 from holdfast_agent.fetch import outcome
 from holdfast_agent.fetch.outcome import LINE_BYTES_MAX, Outcome
 from holdfast_shared.errors import Malformed
+from holdfast_shared.failure_codes import FailureCode
 
 # A gigabyte at 300 kB/s. What came is kept, so a longer fetch goes on at the next try.
 DEADLINE_S: Final = 3600.0
@@ -94,7 +95,7 @@ class _Child:
         try:
             found = self._outcome()
         except OSError as error:
-            found = _failed("fetch-damaged", f"the fetch process cannot be run: {error}")
+            found = _failed(FailureCode.FETCH_DAMAGED, f"the fetch process cannot be run: {error}")
         if found is not None and not self._stopped:
             self._ended(found)
 
@@ -112,12 +113,12 @@ class _Child:
                 with self._lock:
                     self._kill()
         if time.monotonic() >= self._deadline:
-            return _failed("fetch-too-slow", "the fetch process was killed at its deadline")
+            return _failed(FailureCode.FETCH_TOO_SLOW, "the fetch process was killed at its deadline")
         try:
             return outcome.decode(line)
         except Malformed as error:
             log.warning("fetch ended with status %s: %s", process.returncode, error)
-            return _failed("fetch-damaged", f"the fetch process ended with status {process.returncode}")
+            return _failed(FailureCode.FETCH_DAMAGED, f"the fetch process ended with status {process.returncode}")
 
     def _line(self, descriptor: int) -> bytes:
         """What it says, until it ends, says too much, or the deadline."""

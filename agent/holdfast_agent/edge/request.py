@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from holdfast_shared.errors import HoldfastError
+from holdfast_shared.failure_codes import FailureCode
 
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 15.0
@@ -29,19 +30,19 @@ _PIECE_BYTES: Final = 64 * 1024
 class Unreachable(HoldfastError):
     """No answer, or one that broke off. Nobody need act: it is tried again."""
 
-    code = "fetch-unreachable"
+    code = FailureCode.FETCH_UNREACHABLE
 
 
 class TooSlow(HoldfastError):
     """An answer that takes longer than it may."""
 
-    code = "fetch-too-slow"
+    code = FailureCode.FETCH_TOO_SLOW
 
 
 class TooLong(HoldfastError):
     """A body that is longer than it may be."""
 
-    code = "fetch-damaged"
+    code = FailureCode.FETCH_DAMAGED
 
 
 class Answer:

@@ -21,6 +21,7 @@ from holdfast_agent.edge.request import Answer, Unreachable
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline, Floor
 from holdfast_shared import durable
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import hex_of
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ def fetch(wanted: Wanted, deadline: Deadline) -> None:
         _complete(wanted, deadline)
     except _Spoilt as spoilt:
         if not spoilt.resumed:
-            raise Failed("fetch-damaged", f"blob {wanted.digest}: {spoilt}") from spoilt
+            raise Failed(FailureCode.FETCH_DAMAGED, f"blob {wanted.digest}: {spoilt}") from spoilt
         log.warning("blob %s: %s; once more from nothing", wanted.digest, spoilt)
         try:
             _complete(wanted, deadline)
         except _Spoilt as again:
-            raise Failed("fetch-damaged", f"blob {wanted.digest}: {again}") from again
+            raise Failed(FailureCode.FETCH_DAMAGED, f"blob {wanted.digest}: {again}") from again
 
 
 def _complete(wanted: Wanted, deadline: Deadline) -> None:
@@ -176,7 +177,9 @@ def refused(answer: Answer, what: str) -> Failed:
     """The error for an answer that is not the file."""
     where = f" to {answer.header('Location')[:200]!r}" if 300 <= answer.status < 400 else ""
     return Failed(
-        "fetch-refused", f"the server answered {answer.status}{where} for {what}", retry_after_s=answer.retry_after_s
+        FailureCode.FETCH_REFUSED,
+        f"the server answered {answer.status}{where} for {what}",
+        retry_after_s=answer.retry_after_s,
     )
 
 
@@ -184,7 +187,7 @@ def _check_length(wanted: Wanted, answer: Answer, expected: int) -> None:
     declared = answer.header("Content-Length")
     if declared and declared != str(expected):
         raise Failed(
-            "fetch-damaged",
+            FailureCode.FETCH_DAMAGED,
             f"blob {wanted.digest} should have {expected} bytes, the server sends {declared[:20]} of type "
             f"{answer.header('Content-Type')[:100] or 'unknown'}: is that our server?",
         )

@@ -10,6 +10,7 @@ from typing import Final
 
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_shared.errors import NotSupported
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.release import ModelVersion, Release
 
@@ -57,13 +58,17 @@ def check_fit(models: Iterable[ModelVersion], machine: Machine) -> None:
         here = machine.architecture.lower()
         if wanted and _SAME.get(here, here) not in wanted:
             names = ", ".join(sorted(wanted))
-            raise Failed("unfit", f"model {model.name} runs on {names}; this is {here}", field="hardware.architectures")
+            raise Failed(
+                FailureCode.UNFIT, f"model {model.name} runs on {names}; this is {here}", field="hardware.architectures"
+            )
         if hardware.accelerators:
             names = ", ".join(hardware.accelerators)
-            raise Failed("unfit", f"model {model.name} needs {names}; none here", field="hardware.accelerators")
+            raise Failed(
+                FailureCode.UNFIT, f"model {model.name} needs {names}; none here", field="hardware.accelerators"
+            )
         if hardware.memory_bytes_min > machine.memory_bytes:
             raise Failed(
-                "unfit",
+                FailureCode.UNFIT,
                 f"model {model.name} needs {hardware.memory_bytes_min} bytes of memory; here are {machine.memory_bytes}",
                 field="hardware.memory_bytes_min",
             )

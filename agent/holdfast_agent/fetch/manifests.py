@@ -18,6 +18,7 @@ from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import signing, strict_json
 from holdfast_shared.authorities import Authorities
 from holdfast_shared.errors import HoldfastError
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import KeyId, digest_of
 from holdfast_shared.signing import PublicKey
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, MODEL_TYPE, RELEASE_TYPE, ModelVersion, Release
@@ -88,7 +89,7 @@ def _one(
 def _verified(envelope: bytes, digest: str, document_type: str, kind: type[D], keys: Mapping[KeyId, PublicKey]) -> D:
     payload = signing.unverified_payload(envelope, document_type, size_bytes_max=ENVELOPE_BYTES_MAX)
     if digest_of(payload) != digest:
-        raise Failed("fetch-damaged", f"the manifest has digest {digest_of(payload)}, not {digest}")
+        raise Failed(FailureCode.FETCH_DAMAGED, f"the manifest has digest {digest_of(payload)}, not {digest}")
     payload = signing.verify(envelope, document_type, keys, size_bytes_max=ENVELOPE_BYTES_MAX).payload
     return strict_json.decode(payload, kind, what=f"manifest {digest}", size_bytes_max=ENVELOPE_BYTES_MAX)
 
@@ -114,4 +115,4 @@ def _from_server(server: str, digest: str, deadline: Deadline) -> bytes:
 
 def _check_same(field: str, asked: str, found: str) -> None:
     if asked != found:
-        raise Failed("fetch-damaged", f"asked for {asked}, the signed manifest says {found}", field=field)
+        raise Failed(FailureCode.FETCH_DAMAGED, f"asked for {asked}, the signed manifest says {found}", field=field)

@@ -10,19 +10,20 @@ import msgspec
 from holdfast_agent.edge import request
 from holdfast_shared import strict_json
 from holdfast_shared.errors import HoldfastError, NotSupported, Untrusted
+from holdfast_shared.failure_codes import FailureCode
 
 LINE_BYTES_MAX: Final = 8 * 1024
 DETAIL_LENGTH_MAX: Final = 500
-EXIT_STATUS: Final = {
+EXIT_STATUS: Final[dict[str, int]] = {
     "": 0,
-    "fetch-unreachable": 10,  # no answer, or one that broke off
-    "fetch-refused": 11,  # an answer, and not the file: 404, 503, a redirect, a broken range
-    "fetch-untrusted": 12,  # no publisher that may publish it has signed it
-    "fetch-damaged": 13,  # other bytes than the manifest names, or this device's disk failed
-    "fetch-too-slow": 14,
-    "no-space": 15,
-    "unfit": 16,  # not for this hardware
-    "not-supported": 17,  # it needs what this agent does not know
+    FailureCode.FETCH_UNREACHABLE: 10,  # no answer, or one that broke off
+    FailureCode.FETCH_REFUSED: 11,  # an answer, and not the file: 404, 503, a redirect, a broken range
+    FailureCode.FETCH_UNTRUSTED: 12,  # no publisher that may publish it has signed it
+    FailureCode.FETCH_DAMAGED: 13,  # other bytes than the manifest names, or this device's disk failed
+    FailureCode.FETCH_TOO_SLOW: 14,
+    FailureCode.NO_SPACE: 15,
+    FailureCode.UNFIT: 16,  # not for this hardware
+    FailureCode.NOT_SUPPORTED: 17,  # it needs what this agent does not know
 }
 # EFBIG: a limit on the size of files is a kind of full disk.
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -40,7 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Failed(HoldfastError):
     """A fetch that ends here, with a code of EXIT_STATUS."""
 
-    def __init__(self, code: str, message: str, *, field: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(self, code: FailureCode, message: str, *, field: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message, field=field, code=code)
         self.retry_after_s = retry_after_s
 
@@ -53,13 +54,13 @@ def of_error(error: HoldfastError | OSError) -> Outcome:
         case request.Unreachable() | request.TooSlow() | request.TooLong():
             return _failed(error.code, str(error))
         case NotSupported():
-            return _failed("not-supported", str(error))
+            return _failed(FailureCode.NOT_SUPPORTED, str(error))
         case Untrusted():
-            return _failed("fetch-untrusted", str(error))
+            return _failed(FailureCode.FETCH_UNTRUSTED, str(error))
         case OSError() if error.errno in _NO_SPACE:
-            return _failed("no-space", f"the disk is full: {error}")
+            return _failed(FailureCode.NO_SPACE, f"the disk is full: {error}")
         case _:
-            return _failed("fetch-damaged", str(error))
+            return _failed(FailureCode.FETCH_DAMAGED, str(error))
 
 
 def encode(outcome: Outcome) -> bytes:

@@ -24,6 +24,7 @@ from holdfast_agent.fetch.manifests import Manifests, Order, Source
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import durable
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.release import blobs_of
 
 # Left free for the record, the spool and the rest of the device: a full disk must not be our doing.
@@ -48,7 +49,7 @@ def stage(
     folder = source.folder
     with exclusive(folder, wait_s=deadline.left_s()) as held:
         if not held:
-            raise Failed("fetch-too-slow", "another fetch was at work all the while")
+            raise Failed(FailureCode.FETCH_TOO_SLOW, "another fetch was at work all the while")
         for made in (folder.blobs, folder.manifests, folder.partial):
             durable.make_folder(made)
             durable.remove_leftovers(made)
@@ -92,10 +93,12 @@ def _fetch_blobs(source: Source, missing: Mapping[str, int], deadline: Deadline)
 
 
 def _name_manifests(folder: StateFolder, found: Manifests) -> None:
+    durable.sync_folder(folder.blobs)  # a fetch before this one may have been killed between a name and its sync
     for digest, envelope in found.envelopes.items():
         if _read(folder.manifest(digest)) != envelope:
             durable.write_file(folder.partial_manifest(digest), envelope)
             durable.rename_into_place(folder.partial_manifest(digest), folder.manifest(digest))
+    durable.sync_folder(folder.manifests)
     for digest in found.envelopes:
         durable.remove(folder.partial_manifest(digest))
 

@@ -5,36 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
+from holdfast_shared import failure_codes
+
 
 class Authority(StrEnum):
     AUTOMATIC = "automatic"
     MANUAL = "manual"
 
 
-# The release's own conduct, measured on the device. Everything else (a full disk, a bad network, drift, which may be the
-# data) is somebody's judgement.
-_AUTOMATIC: Final = frozenset(
-    {
-        "condemned_here",  # a device's own word without a code: it judged by the release's own rules
-        "crash",
-        "crash-loop",
-        "error_rate",
-        "fell_back",
-        "guardrail-error-rate",
-        "guardrail-latency",
-        "guardrail-null-rate",
-        "hang",
-        "hang-loop",
-        "latency_ms_p99",
-        "load-deadline",
-        "load-failed",
-        "model-error",
-        "null-output",
-        "null_rate",
-        "self-test-failed",
-        "self_test_failed",
-    }
-)
+# A device's own word without a code: it judged by the release's own rules.
+_WITHOUT_CODE: Final = frozenset({"condemned_here", "fell_back", "self_test_failed"})
+# The release's own conduct, measured on the device, or a gate's metric. Everything else (a full disk, a bad network, drift,
+# which may be the data) is somebody's judgement.
+_AUTOMATIC: Final = failure_codes.OBJECTIVE | failure_codes.GUARDRAILS.keys() | _WITHOUT_CODE
 
 
 def authority_of(mode: str) -> Authority:
