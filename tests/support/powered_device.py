@@ -1,0 +1,282 @@
+"""A device whose disk can be cut off: the shipped loop, record, fetch and garbage collection on one folder, in made-up time.
+
+Its gateway is a stand-in of the shipped Protocol that verifies, as a worker does, the bytes of what it is told to load. The
+server is a real one, asked by the shipped staging code in this process. Nothing waits: an idle device jumps to its next wake-up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from holdfast_agent.core import events
+from holdfast_agent.core.events import Moment
+from holdfast_agent.core.record import PipelineRecord, Record, State
+from holdfast_agent.edge import blobs
+from holdfast_agent.edge.assembly import ReleasesOnDisk
+from holdfast_agent.edge.broker import Received
+from holdfast_agent.edge.fetching import FetchEnded
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.edge.loop import Happening, Inbox, Loop, Stop
+from holdfast_agent.edge.record_file import RecordFile
+from holdfast_agent.fetch import fitness, outcome, staging
+from holdfast_agent.fetch.manifests import Order, Source
+from holdfast_agent.fetch.patience import Deadline
+from holdfast_gateway.control import CloseWindows, Routes, SlotStatus, Status, Tallied, ToGateway, Windows
+from holdfast_shared import topics
+from holdfast_shared.assign import Target
+from holdfast_shared.errors import HoldfastError
+from holdfast_shared.histogram import Histogram
+from holdfast_shared.wire.assignment import Assignment
+from holdfast_shared.wire.release import Release
+from holdfast_shared.wire.report import Report, Window
+from support import playbook, published
+
+PIPELINE: Final = "digits"
+MACHINE: Final = fitness.this_machine()
+# An idle device that has not reached its goal after so many wake-ups never will.
+WAKE_UPS_MAX: Final = 400
+Goal = Callable[[PipelineRecord], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What the director states, how releases behave on live traffic, and what must come of it."""
+
+    document: Assignment | None
+    until: Goal
+    null_answers: frozenset[str] = frozenset()
+    reports: int = 0
+
+
+@dataclass(slots=True)
+class Witness:
+    """What was promised so far, for whoever looks at the disk afterwards."""
+
+    saved: Record | None = None
+    saving: Record | None = None
+    numbers: set[int] = field(default_factory=set)
+
+    def copy(self) -> Witness:
+        return Witness(self.saved, self.saving, set(self.numbers))
+
+
+class PoweredDevice:
+    """`run` starts the agent on the folder, and returns when each phase has come to its end. It may be run again."""
+
+    def __init__(
+        self, root: Path, server: str, witness: Witness | None = None, harmed: Callable[[], None] = lambda: None
+    ) -> None:
+        self.folder = StateFolder(root / "state")
+        self.witness = witness or Witness()
+        self._source = Source(server, self.folder, published.authorities())
+        self._harmed = harmed  # asked after each error of the disk
+        self.now = playbook.BEGAN
+        self._phases: deque[Phase] = deque()
+        self._null_answers: frozenset[str] = frozenset()
+        self._idle = 0
+        self._serial = 0
+        self._told = Routes(serial=0, routes=())
+
+    def run(self, *phases: Phase) -> None:
+        self._phases, self._idle = deque(phases), 0
+        inbox = _SteppedInbox(self._next)
+        with RecordFile(self.folder) as records:
+            record = records.load()
+            self.witness.saved = record
+            loop = Loop(
+                inbox=inbox,
+                records=_Records(records, self),
+                data_plane=_Gateway(self, inbox),
+                fetcher=_Fetcher(self, inbox),
+                outbox=_Outbox(self),
+                disk=_Disk(self),
+                clock=lambda: self.now,
+                fleet="f",
+            )
+            self._begin(inbox)
+            loop.run(playbook.own(), record)
+
+    def _begin(self, inbox: Inbox) -> None:
+        inbox.emit(events.GatewayConnected())
+        inbox.emit(events.GatewaySaid(self.status()))
+        self._state(inbox)
+
+    def _state(self, inbox: Inbox) -> None:
+        phase = self._phases[0]
+        self._null_answers = phase.null_answers
+        if phase.document is not None:
+            topic = topics.region_assignment("f", "eu", PIPELINE)
+            inbox.emit(Received(topic, playbook.signed(phase.document)))
+
+    def _next(self, inbox: Inbox, wait_s: float) -> Happening | None:
+        """Nothing is waiting: the next phase, counts of what serves, or a later time."""
+        assert self.witness.saved is not None
+        pipeline, phase = self.witness.saved.pipeline(PIPELINE), self._phases[0]
+        if phase.until(pipeline) and len(self.witness.numbers) >= phase.reports:
+            self._phases.popleft()
+            if not self._phases:
+                return Stop()
+            self._state(inbox)
+            return None
+        self._idle += 1
+        assert self._idle < WAKE_UPS_MAX, f"it never comes to its goal: {pipeline}"
+        passed_us = int(wait_s * 1_000_000) + 1
+        self.now = Moment(at=self.now.at + passed_us, monotonic_us=self.now.monotonic_us + passed_us)
+        return self._tally(pipeline.serving) if self._idle % 2 else None
+
+    def _tally(self, serving: Target | None) -> events.GatewaySaid | None:
+        if serving is None or serving.key not in {one.target.key for one in self.status().slots}:
+            return None
+        nulls = 30 if serving.release.digest in self._null_answers else 0
+        at = self.now.at
+        window = Window(
+            window=0,
+            pipeline=PIPELINE,
+            release=serving.release,
+            environment=serving.environment,
+            opened_at=at,
+            closed_at=at,
+            requests=60,
+            errors=0,
+            nulls=nulls,
+            latency=Histogram(((10, 60),)),
+        )
+        return events.GatewaySaid(Tallied(pipeline=PIPELINE, target=serving, window=window))
+
+    def status(self) -> Status:
+        targets = {
+            one.key: one
+            for route in self._told.routes
+            for one in (route.serving, route.refuge, route.testing)
+            if one is not None
+        }
+        slots = tuple(
+            SlotStatus(pipeline=PIPELINE, target=one, **self._loaded(one.release.digest)) for one in targets.values()
+        )
+        return Status(serial=self._serial, slots=slots, gateway="gateway-1")
+
+    def _loaded(self, digest: str) -> dict[str, str]:
+        if blobs.damaged(self.folder, digest):
+            return {"state": "failed", "code": "damaged-blob"}
+        return {"state": "ready"}
+
+    def check_slots(self) -> None:
+        """What a saved slot names is whole."""
+        assert self.witness.saved is not None
+        for digest in needed_slots(self.witness.saved.pipeline(PIPELINE)):
+            assert blobs.damaged(self.folder, digest) == [], f"a slot names {digest}"
+
+    def _say(self, message: ToGateway, inbox: Inbox) -> None:
+        match message:
+            case Routes():
+                assert self.witness.saved is not None
+                told = next((one.serving for one in message.routes), None)
+                assert told == self.witness.saved.pipeline(PIPELINE).serving, "told before it was saved"
+                self._told, self._serial = message, message.serial
+                inbox.emit(events.GatewaySaid(self.status()))
+            case CloseWindows():
+                inbox.emit(events.GatewaySaid(Windows(windows=())))
+            case _:
+                inbox.emit(events.GatewaySaid(self.status()))
+
+
+class _SteppedInbox(Inbox):
+    def __init__(self, next_: Callable[[Inbox, float], Happening | None]) -> None:
+        super().__init__()
+        self._next = next_
+
+    def take(self, timeout_s: float) -> Happening | None:
+        found = super().take(0)
+        return found if found is not None else self._next(self, timeout_s)
+
+
+class _Records:
+    def __init__(self, records: RecordFile, device: PoweredDevice) -> None:
+        self._records, self._device = records, device
+
+    def save(self, saved: Record) -> None:
+        witness = self._device.witness
+        witness.saving = saved
+        try:
+            self._records.save(saved)
+        except OSError:
+            self._device._harmed()
+            raise
+        witness.saved, witness.saving = saved, None
+
+
+class _Gateway:
+    def __init__(self, device: PoweredDevice, inbox: Inbox) -> None:
+        self._device, self._inbox = device, inbox
+
+    def say(self, message: ToGateway) -> None:
+        self._device._say(message, self._inbox)
+
+
+class _Fetcher:
+    """What the fetch process does, in this one."""
+
+    def __init__(self, device: PoweredDevice, inbox: Inbox) -> None:
+        self._device, self._inbox = device, inbox
+
+    def start(self, target_digest: str, version: str, pipeline: str) -> None:
+        order = Order(pipeline, version, target_digest)
+        ended = FetchEnded(target_digest, ok=True, code="", detail="", pipeline=pipeline)
+        try:
+            staging.stage(self._device._source, order, Deadline(60), machine=MACHINE)
+        except (HoldfastError, OSError) as error:
+            said = outcome.of_error(error)
+            ended = FetchEnded(target_digest, ok=False, code=said.code, detail=said.detail, pipeline=pipeline)
+            self._device._harmed()
+        self._inbox.emit(ended)
+
+    def stop(self) -> None:
+        pass
+
+
+class _Outbox:
+    """A spool that only counts: the real one is SQLite's business."""
+
+    def __init__(self, device: PoweredDevice) -> None:
+        self._witness = device.witness
+
+    def put(self, report: Report) -> None:
+        assert report.number not in self._witness.numbers, "a number is used once"
+        self._witness.numbers.add(report.number)
+
+    def sent(self, number: int) -> None: ...
+
+    def connected(self) -> None: ...
+
+    def unheard(self, number: int) -> None: ...
+
+    def gone(self) -> None: ...
+
+
+class _Disk:
+    def __init__(self, device: PoweredDevice) -> None:
+        self._shipped, self._device = ReleasesOnDisk(device.folder), device
+
+    def release_of(self, digest: str) -> Release | None:
+        return self._shipped.release_of(digest)
+
+    def collect_garbage(self, keep: Collection[str]) -> None:
+        try:
+            self._shipped.collect_garbage(keep)
+        except OSError:
+            self._device._harmed()
+            raise
+        finally:
+            self._device.check_slots()
+
+
+def needed_slots(pipeline: PipelineRecord) -> list[str]:
+    """The digests of what must be whole on disk: all that may serve, and the candidate once it was fetched."""
+    found = [pipeline.current, pipeline.previous]
+    if pipeline.state in (State.STAGED, State.SELF_TESTING, State.TRIAL):
+        found.append(pipeline.candidate)
+    return [one.release.digest for one in found if one is not None]
