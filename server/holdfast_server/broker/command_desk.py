@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from holdfast_server import command_door
+from holdfast_server.ingest.tally import Tally
 from holdfast_server.refusals import Limited
 from holdfast_server.rollouts.context import Context
 from holdfast_shared import strict_json
@@ -40,8 +41,9 @@ class Asked(NamedTuple):
 class CommandDesk:
     """`offer` from any thread; `run` on one."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, tally: Tally | None = None) -> None:
         self._context = context
+        self._tally = tally if tally is not None else Tally()
         self._waiting: queue.Queue[Asked] = queue.Queue(maxsize=WAITING_MAX)
 
     def offer(self, asked: Asked) -> None:
@@ -68,7 +70,7 @@ class CommandDesk:
         try:
             return success(command_door.accept(self._context, asked.envelope, verb=asked.verb))
         except HoldfastError as refusal:
-            log.warning("refused a command %.80r (%s): %.300s", asked.verb, refusal.code, refusal)
+            self._tally.dropped(f"command-{refusal.code}", source=asked.verb, why=str(refusal))
             return failure(refusal)
         except Exception:
             log.exception("a command failed")

@@ -44,7 +44,7 @@ class BrokerSession:
         self._fleet = context.authorities.fleet
         self.intake = Intake(context)
         self._publisher = Publisher(context)
-        self._desk = CommandDesk(context)
+        self._desk = CommandDesk(context, self.intake.tally)
         self._retention = Retention(context)
         self._stop_working, self._stop_listening = threading.Event(), threading.Event()
         self._up = threading.Event()
@@ -143,7 +143,11 @@ class BrokerSession:
     def _reply(self, connection: Connection, message: Message) -> Callable[[bytes], None] | None:
         topic = answer_topic(self._fleet, message.response_topic)
         if topic is None or len(message.correlation or b"") > CORRELATION_BYTES_MAX:
-            log.warning("a command on %.120s names no answer topic of this fleet: nobody is answered", message.topic)
+            self.intake.tally.dropped(
+                "no-answer-topic",
+                source=message.topic,
+                why="the answer to a command that names no topic of this fleet for it",
+            )
             return None
 
         def reply(answer: bytes) -> None:

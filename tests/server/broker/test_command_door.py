@@ -16,7 +16,7 @@ from holdfast_server.broker.command_desk import WAITING_MAX, Asked, CommandDesk,
 from holdfast_shared import selector, signing, strict_json
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Missing, Untrusted
 from holdfast_shared.wire.command import ENVELOPE_BYTES_MAX, LIFETIME_MAX_S, TYPE, Command, Rollback, RolloutStart
-from support.reporting import everything
+from support.reporting import eventually, everything
 from support.rollout_bench import KEYS, SECOND_US, Bench
 
 
@@ -150,6 +150,22 @@ def test_one_command_too_many_is_told_so_at_once(bench: Bench) -> None:
     desk.offer(Asked("rollback", b"", answers.append, lambda: done.append("the last")))
     assert [b"limit-reached" in answer for answer in answers] == [True]
     assert done == ["the last"]
+
+
+def test_a_flood_of_commands_that_nobody_signed_is_one_line_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them is answered all the same."""
+    desk, stop = CommandDesk(bench), threading.Event()
+    answers: list[bytes] = []
+    thread = threading.Thread(target=desk.run, args=(stop,))
+    thread.start()
+    for _ in range(40):
+        desk.offer(Asked("rollback", b"?", answers.append, None))
+    eventually(lambda: len(answers) == 40)
+    stop.set()
+    thread.join(10)
+    assert len([line for line in caplog.messages if "rollback" in line]) == 1
 
 
 def test_a_large_answer_is_told_without_its_lists() -> None:
