@@ -63,9 +63,11 @@ class Watch:
         while not self._stopping.wait(LOOK_S):
             for child in self._parent.children(recursive=True):
                 try:
-                    self.children[child.pid] = Child(child.pid, child.ppid(), tuple(child.cmdline()))
+                    seen = Child(child.pid, child.ppid(), tuple(child.cmdline()))
                 except psutil.Error:  # it ended while we looked
                     continue
+                if seen.command:  # one that is ending has none any more
+                    self.children[child.pid] = seen
 
 
 @pytest.fixture(scope="module")
@@ -124,15 +126,15 @@ def test_the_small_processes_import_nothing_heavy(fleet: SmallFleet, command: st
     fleet.wait_for_report(CAMERA)
     assert fleet.ask(CAMERA, digits_models.inked_images()[0]).status == 200
     fleet.processes.stop(name)
+    if command == "gateway":
+        fleet.start_gateway(CAMERA)
+    else:
+        fleet.start_agent(CAMERA)
+    fleet.seen("the shipped command serves again", lambda: fleet.answering(CAMERA) != "")
+    fleet.wait_for_report(CAMERA)
     modules = set(json.loads(told.read_text()))
     assert f"holdfast_{command}.main" in modules
     assert not {module for module in modules if module.partition(".")[0] in HEAVY}
-    if command == "gateway":
-        fleet.start_gateway(CAMERA)
-        fleet.seen("the gateway serves again", lambda: fleet.answering(CAMERA) != "")
-    else:
-        fleet.start_agent(CAMERA)
-    fleet.wait_for_report(CAMERA)
 
 
 def test_workers_outlive_an_agent_that_is_killed(fleet: SmallFleet) -> None:
