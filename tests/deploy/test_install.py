@@ -1,0 +1,207 @@
+"""`deploy/install` and `deploy/uninstall`, really run, into a folder: twice, over what is there, wrongly, and back again."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from support.services import need_program
+
+ROOT: Final = Path(__file__).parents[2]
+INSTALL, UNINSTALL = ROOT / "deploy" / "install", ROOT / "deploy" / "uninstall"
+UNITS: Final = ("holdfast-agent.service", "holdfast-gateway.service", "holdfast-gateway.socket")
+
+
+def run(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(one) for one in (script, *arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of this checkout, made without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [Path(sys.executable).parent / "hatchling", "build", "-t", "wheel", "-d", folder]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file system with it; tests that change it put it back."""
+    need_program("systemd-sysusers", "systemd")
+    root = tmp_path_factory.mktemp("root")
+    ended = install(root, wheel)
+    assert ended.returncode == 0, ended.stderr
+    return root
+
+
+def install(root: Path, wheel: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Dependencies are this environment's own: what pip fetches is pip's, and needs a network."""
+    common = ("--root", str(root), "--python", sys.executable, "--wheel", str(wheel), "--system-packages")
+    return run(INSTALL, *common, *more)
+
+
+def tree(root: Path) -> dict[str, tuple[int, int, int, bytes]]:
+    """Mode, owner and content of every file that is not the program's own."""
+    return {
+        str(path.relative_to(root)): (
+            path.lstat().st_mode,
+            path.lstat().st_uid,
+            path.lstat().st_gid,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(root.rglob("*"))
+        if "opt/" not in str(path.relative_to(root)) and path.name != ".pwd.lock"
+    }
+
+
+@pytest.mark.slow
+def test_it_is_all_there_and_the_commands_run(installed: Path) -> None:
+    """By the interpreter that was installed, with this environment's dependencies on its path."""
+    bin_ = installed / "opt/holdfast/bin"
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    for command in ("holdfast-agent", "holdfast-gateway"):
+        assert (bin_ / command).read_text().splitlines()[0] == "#!/opt/holdfast/bin/python"
+        ended = subprocess.run(
+            [bin_ / "python", bin_ / command, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PYTHONPATH": os.pathsep.join(packages)},
+        )
+        assert ended.stdout == f"{command} 0.1.0\n", ended.stderr
+    assert not (bin_ / "holdfast-server").exists()
+    for unit in UNITS:
+        assert "/opt/holdfast/" in (installed / "etc/systemd/system" / unit).read_text() or unit.endswith(".socket")
+    assert (installed / "etc/systemd/system/multi-user.target.wants/holdfast-agent.service").is_symlink()
+    assert (installed / "etc/systemd/system/sockets.target.wants/holdfast-gateway.socket").is_symlink()
+    for file in (*bin_.glob("*"), installed / "opt/holdfast/pyvenv.cfg"):
+        if file.is_file() and not file.is_symlink():
+            assert str(installed).encode() not in file.read_bytes(), f"{file.name} names where it was made"
+
+
+@pytest.mark.slow
+def test_its_users_own_what_they_must_and_nobody_else_may_look(installed: Path) -> None:
+    passwd, group = ((installed / "etc" / name).read_text() for name in ("passwd", "group"))
+    (user,) = [line.split(":") for line in passwd.splitlines() if line.startswith("holdfast:")]
+    assert user[6].endswith("nologin")
+    assert "holdfast-apps:" in group
+    state, folder, sample = (
+        installed / path for path in ("var/lib/holdfast", "etc/holdfast", "etc/holdfast/agent.toml")
+    )
+    assert [path.stat().st_mode & 0o777 for path in (state, folder, sample)] == [0o750, 0o750, 0o640]
+    if os.geteuid() == 0:
+        assert state.stat().st_uid == int(user[2])
+        assert [path.stat().st_uid for path in (folder, sample)] == [0, 0], "the services cannot change it"
+        assert {path.stat().st_gid for path in (folder, sample)} == {int(user[3])}
+
+
+@pytest.mark.slow
+def test_again_changes_nothing_and_never_configuration_or_keys(installed: Path, wheel: Path) -> None:
+    kept = {"agent.toml": "# ours\n", "device.key": "secret\n", "membership.json": "{}\n", "authorities.json": "{}\n"}
+    for name, text in kept.items():
+        (installed / "etc/holdfast" / name).write_text(text)
+    (installed / "var/lib/holdfast/record.a").write_text("state\n")
+    before = tree(installed)
+    assert install(installed, wheel).returncode == 0
+    assert tree(installed) == before
+
+
+@pytest.mark.slow
+def test_a_failed_run_leaves_what_was_installed(installed: Path, tmp_path: Path) -> None:
+    """Not half of one version and half of another."""
+    before = (installed / "opt/holdfast/bin/holdfast-agent").stat().st_ino
+    broken = tmp_path / "holdfast-9.9.9-py3-none-any.whl"
+    broken.write_bytes(b"no wheel")
+    ended = install(installed, broken)
+    assert ended.returncode == 2
+    assert "could not install" in ended.stderr
+    assert (installed / "opt/holdfast/bin/holdfast-agent").stat().st_ino == before
+    assert [path.name for path in (installed / "opt").iterdir()] == ["holdfast"]
+
+
+@pytest.mark.slow
+def test_locked_dependencies_that_are_not_there_are_one_clear_error(tmp_path: Path, wheel: Path) -> None:
+    """Without a network, from a folder of wheels that lacks them: nothing is installed."""
+    empty = tmp_path / "wheels"
+    empty.mkdir()
+    (tmp_path / "root").mkdir()
+    common = ("--root", tmp_path / "root", "--python", sys.executable, "--wheel", wheel, "--wheels", empty)
+    ended = run(INSTALL, *common)
+    assert ended.returncode == 2
+    assert f"is every wheel of {ROOT}/scripts/locks/agent-onnx-py" in ended.stderr
+    assert list((tmp_path / "root" / "opt").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_another_prefix_is_in_the_units_and_no_enable_enables_nothing(tmp_path: Path, wheel: Path) -> None:
+    ended = install(tmp_path, wheel, "--prefix", "/usr/lib/holdfast", "--no-enable")
+    assert ended.returncode == 0, ended.stderr
+    agent = (tmp_path / "etc/systemd/system/holdfast-agent.service").read_text()
+    assert "ExecStart=/usr/lib/holdfast/bin/holdfast-agent run" in agent
+    assert list((tmp_path / "etc/systemd/system").glob("*.wants")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prefix", "/"], "name a folder of its own"),
+        (["--prefix", "relative/path"], "name a folder of its own"),
+        (["--prefix", "/opt/a b"], "plain letters"),
+        (["--prefix"], "--prefix needs a value"),
+        (["--frobnicate"], "--frobnicate is no option here"),
+        (["--root", "/no/such/folder"], "there is no such folder"),
+        (["--wheels", "x", "--system-packages"], "exclude each other"),
+    ],
+)
+def test_what_is_asked_wrongly_is_refused_before_anything_happens(arguments: list[str], said: str) -> None:
+    ended = run(INSTALL, *arguments)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+def test_a_folder_that_is_not_ours_is_neither_replaced_nor_removed(tmp_path: Path) -> None:
+    theirs = tmp_path / "opt/holdfast/theirs"
+    theirs.mkdir(parents=True)
+    for script in (INSTALL, UNINSTALL):
+        ended = run(script, "--root", tmp_path)
+        assert ended.returncode == 2, script
+        assert "deploy/install" in ended.stderr
+    assert theirs.is_dir()
+
+
+@pytest.mark.slow
+def test_uninstall_keeps_what_cannot_be_made_again_and_purge_does_not(tmp_path: Path, wheel: Path) -> None:
+    assert install(tmp_path, wheel).returncode == 0
+    (tmp_path / "etc/holdfast/device.key").write_text("secret\n")
+    (tmp_path / "var/lib/holdfast/record.a").write_text("state\n")
+    ended = run(UNINSTALL, "--root", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    left = {name for name in tree(tmp_path) if "holdfast" in name}
+    assert left == {
+        "etc/holdfast",
+        "etc/holdfast/agent.toml",
+        "etc/holdfast/device.key",
+        "var/lib/holdfast",
+        "var/lib/holdfast/record.a",
+    }
+    assert not (tmp_path / "opt/holdfast").exists()
+    assert run(UNINSTALL, "--root", tmp_path).returncode == 0, "again is no error"
+    assert run(UNINSTALL, "--root", tmp_path, "--purge").returncode == 0
+    assert {name for name in tree(tmp_path) if "holdfast" in name} == set()
+
+
+@pytest.mark.parametrize("script", [INSTALL, UNINSTALL], ids=lambda script: script.name)
+def test_help_says_every_option(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True, timeout=30)
+    said = run(script, "--help").stdout
+    for option in set(re.findall(r"^    (--[a-z-]+)", script.read_text(), re.MULTILINE)) - {"--help"}:
+        assert option in said
