@@ -27,7 +27,7 @@ def run(script: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of this checkout, made without a network."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [Path(sys.executable).parent / "hatchling", "build", "-t", "wheel", "-d", folder]
+    command = [str(Path(sys.executable).with_name("hatchling")), "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (made,) = folder.glob("*.whl")
     return made

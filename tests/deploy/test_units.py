@@ -56,7 +56,7 @@ def test_the_readme_states_how_exposed_they_are(analyze: Path, unit: Path) -> No
     stated = re.search(rf"`{re.escape(unit.name)}` \| ([0-9.]+)", (DEPLOY / "README.md").read_text())
     assert stated is not None
     threshold = round(float(stated.group(1)) * 10)
-    command = [analyze, "security", "--offline=true", "--no-pager", f"--threshold={threshold}", unit]
+    command = [str(analyze), "security", "--offline=true", "--no-pager", f"--threshold={threshold}", str(unit)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stdout.splitlines()[-1]
 
