@@ -87,19 +87,27 @@ def begun(before: dict[str, Image], tmp_path: Path) -> Callable[[Scenario], Path
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
 def test_whatever_a_power_cut_leaves_the_device_keeps_its_promises(
-    scenario: Scenario, begun: Callable[[Scenario], Path], server: HostileServer, tmp_path: Path
+    scenario: Scenario,
+    begun: Callable[[Scenario], Path],
+    server: HostileServer,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Any unsynced bytes and names lost, kept, torn, zeroed, or kept without what they name."""
     disk, last = lived(begun(scenario), server, scenario)
     cutting = Cutting(tmp_path, server, scenario)
     cutting.at_every_operation(disk, last)
     assert cutting.images > len(disk.operations) / 2, "most operations change what a cut leaves"
-    print(f"{scenario.name}: {len(disk.operations)} operations, {cutting.cuts} cuts, {cutting.images} different images")
+    record_property("cuts", f"{len(disk.operations)} operations, {cutting.cuts} cuts, {cutting.images} images")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
 def test_a_cut_after_the_restart_of_a_killed_agent_is_no_worse(
-    scenario: Scenario, begun: Callable[[Scenario], Path], server: HostileServer, tmp_path: Path
+    scenario: Scenario,
+    begun: Callable[[Scenario], Path],
+    server: HostileServer,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """SIGKILL between a write and its sync leaves what looks durable and is not: the restarted agent must not rely on it."""
     whole, _ = lived(begun(scenario), server, scenario)
@@ -114,7 +122,7 @@ def test_a_cut_after_the_restart_of_a_killed_agent_is_no_worse(
         disk.before = lambda _, __: None
         PoweredDevice(root, server.url, witness).run(*scenario.phases)
         cutting.at_every_operation(disk, witness, first)
-    print(f"{scenario.name}: {len(indices)} kills, {cutting.cuts} cuts, {cutting.images} different images")
+    record_property("cuts", f"{len(indices)} kills, {cutting.cuts} cuts, {cutting.images} images")
 
 
 def killed(root: Path, server: HostileServer, scenario: Scenario, at: int, witness: Witness) -> RecordedDisk[Witness]:
@@ -137,7 +145,7 @@ def without_file_syncs(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_folder_syncs(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(durable, "sync_folder", lambda path: None)
+    patch.setattr(durable, "sync_folder", lambda _: None)
 
 
 def syncing_the_wrong_folder(patch: pytest.MonkeyPatch) -> None:
@@ -145,13 +153,19 @@ def syncing_the_wrong_folder(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(durable, "sync_folder", lambda path: right(path.parent))
 
 
-def writing_in_place(patch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, data: bytes, mode: int = 0o644) -> None:
-        durable.remove(path)
-        durable.append_and_sync(path, data)
-        durable.sync_folder(path.parent)
+def renaming_before_syncing(patch: pytest.MonkeyPatch) -> None:
+    def append(path: Path, data: bytes) -> None:
+        descriptor = durable.calls.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        durable.calls.write(descriptor, memoryview(data))
+        durable.calls.close(descriptor)
 
-    patch.setattr(durable, "write_file", write)
+    def rename(source: Path, target: Path) -> None:
+        durable.calls.rename(source, target)
+        durable.sync_folder(target.parent)
+        durable._sync(target)
+
+    patch.setattr(durable, "append_and_sync", append)
+    patch.setattr(durable, "rename_into_place", rename)
 
 
 def naming_manifests_first(patch: pytest.MonkeyPatch) -> None:
@@ -174,7 +188,13 @@ def _only_folders(fsync: Callable[[RecordedDisk[Witness], int], None]) -> Callab
 
 @pytest.mark.parametrize(
     "broken",
-    [without_file_syncs, without_folder_syncs, syncing_the_wrong_folder, writing_in_place, naming_manifests_first],
+    [
+        without_file_syncs,
+        without_folder_syncs,
+        syncing_the_wrong_folder,
+        renaming_before_syncing,
+        naming_manifests_first,
+    ],
 )
 def test_code_that_is_broken_is_found(
     broken: Callable[[pytest.MonkeyPatch], None],

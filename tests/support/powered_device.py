@@ -54,14 +54,18 @@ class Phase:
 
 @dataclass(slots=True)
 class Witness:
-    """What was promised so far, for whoever looks at the disk afterwards."""
+    """What was promised so far, for whoever looks at the disk afterwards.
+
+    `saved`: the last record whose save returned. `perhaps`: what may be there instead: the one being saved, and one that a
+    restarted agent found without having saved it. Nothing follows from that before its own first save.
+    """
 
     saved: Record | None = None
-    saving: Record | None = None
+    perhaps: tuple[Record, ...] = ()
     numbers: set[int] = field(default_factory=set)
 
     def copy(self) -> Witness:
-        return Witness(self.saved, self.saving, set(self.numbers))
+        return Witness(self.saved, self.perhaps, set(self.numbers))
 
 
 class PoweredDevice:
@@ -75,6 +79,7 @@ class PoweredDevice:
         self._source = Source(server, self.folder, published.authorities())
         self._harmed = harmed  # asked after each error of the disk
         self.now = playbook.BEGAN
+        self.record = Record(incarnation="")  # what the agent goes by
         self._phases: deque[Phase] = deque()
         self._null_answers: frozenset[str] = frozenset()
         self._idle = 0
@@ -86,7 +91,8 @@ class PoweredDevice:
         inbox = _SteppedInbox(self._next)
         with RecordFile(self.folder) as records:
             record = records.load()
-            self.witness.saved = record
+            self.record = record
+            self.witness.perhaps = (*self.witness.perhaps, record)
             loop = Loop(
                 inbox=inbox,
                 records=_Records(records, self),
@@ -114,8 +120,7 @@ class PoweredDevice:
 
     def _next(self, inbox: Inbox, wait_s: float) -> Happening | None:
         """Nothing is waiting: the next phase, counts of what serves, or a later time."""
-        assert self.witness.saved is not None
-        pipeline, phase = self.witness.saved.pipeline(PIPELINE), self._phases[0]
+        pipeline, phase = self.record.pipeline(PIPELINE), self._phases[0]
         if phase.until(pipeline) and len(self.witness.numbers) >= phase.reports:
             self._phases.popleft()
             if not self._phases:
@@ -166,16 +171,16 @@ class PoweredDevice:
 
     def check_slots(self) -> None:
         """What a saved slot names is whole."""
-        assert self.witness.saved is not None
-        for digest in needed_slots(self.witness.saved.pipeline(PIPELINE)):
+        for digest in needed_slots(self.record.pipeline(PIPELINE)):
             assert blobs.damaged(self.folder, digest) == [], f"a slot names {digest}"
 
     def _say(self, message: ToGateway, inbox: Inbox) -> None:
         match message:
             case Routes():
-                assert self.witness.saved is not None
                 told = next((one.serving for one in message.routes), None)
-                assert told == self.witness.saved.pipeline(PIPELINE).serving, "told before it was saved"
+                saved = self.witness.saved
+                assert saved is not None
+                assert told == saved.pipeline(PIPELINE).serving, "told before it was saved"
                 self._told, self._serial = message, message.serial
                 inbox.emit(events.GatewaySaid(self.status()))
             case CloseWindows():
@@ -200,13 +205,14 @@ class _Records:
 
     def save(self, saved: Record) -> None:
         witness = self._device.witness
-        witness.saving = saved
+        witness.perhaps = (*witness.perhaps, saved)
         try:
             self._records.save(saved)
         except OSError:
             self._device._harmed()
             raise
-        witness.saved, witness.saving = saved, None
+        witness.saved, witness.perhaps = saved, ()
+        self._device.record = saved
 
 
 class _Gateway:

@@ -12,9 +12,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared import durable, signing, strict_json
@@ -32,6 +32,8 @@ from holdfast_shared.wire.release import (
 D = TypeVar("D", Release, ModelVersion)
 
 _LOCK_POLL_S: Final = 0.05
+# Of a blob that is read slowly.
+PIECE_BYTES: Final = 256 * 1024
 
 log: Final = logging.getLogger(__name__)
 
@@ -48,8 +50,11 @@ def models_of(folder: StateFolder, release: Release) -> list[ModelVersion] | Non
     return models if len(models) == len(found) else None
 
 
-def damaged(folder: StateFolder, release_digest: str) -> list[str]:
-    """The digests of what the release needs and is missing or does not verify; empty: it may serve. Reads all its bytes."""
+def damaged(folder: StateFolder, release_digest: str, *, read: Callable[[int], None] | None = None) -> list[str]:
+    """The digests of what the release needs and is missing or does not verify; empty: it may serve. Reads all its bytes.
+
+    `read` is called after each piece with its length, and may wait or raise; with it, the bytes come from the disk itself.
+    """
     release = release_of(folder, release_digest)
     if release is None:
         return [release_digest]
@@ -62,19 +67,31 @@ def damaged(folder: StateFolder, release_digest: str) -> list[str]:
         else:
             models.append(model)
     needed = blobs_of(release, tuple(models))
-    return bad + [digest for digest, size in needed.items() if not blob_verifies(folder, digest, size)]
+    return bad + [digest for digest, size in needed.items() if not blob_verifies(folder, digest, size, read=read)]
 
 
-def blob_verifies(folder: StateFolder, digest: str, size_bytes: int) -> bool:
-    """Whether the blob is there, of that length and hash."""
+def blob_verifies(
+    folder: StateFolder, digest: str, size_bytes: int, *, read: Callable[[int], None] | None = None
+) -> bool:
+    """Whether the blob is there, of that length and hash. `read` as in `damaged`."""
     try:
         with folder.blob(digest).open("rb") as stream:
-            return (
-                os.fstat(stream.fileno()).st_size == size_bytes
-                and hashlib.file_digest(stream, "sha256").hexdigest() == hex_of(digest)  # in pieces, not in memory
-            )
+            if os.fstat(stream.fileno()).st_size != size_bytes:
+                return False
+            if read is None:
+                return hashlib.file_digest(stream, "sha256").hexdigest() == hex_of(digest)  # in pieces, not in memory
+            return _slowly(stream, read) == hex_of(digest)
     except OSError:
         return False
+
+
+def _slowly(stream: BinaryIO, read: Callable[[int], None]) -> str:
+    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    hasher = hashlib.sha256()
+    while piece := stream.read(PIECE_BYTES):
+        hasher.update(piece)
+        read(len(piece))
+    return hasher.hexdigest()
 
 
 def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
@@ -94,11 +111,17 @@ def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
         # A release before its models, those before their blobs: killed in between, no manifest is left without what it names.
         unnamed = [path for path in _files(folder.manifests) if path.name not in named.manifests]
         unnamed.sort(key=lambda path: _document(path, f"sha256:{path.name}", RELEASE_TYPE, Release) is None)
-        unnamed += [path for path in _files(folder.blobs) if path.name not in named.blobs]
-        unnamed += [path for path in _files(folder.partial) if not _is_awaited(path, named)]
+        needless = [path for path in _files(folder.blobs) if path.name not in named.blobs]
+        needless += [path for path in _files(folder.partial) if not _is_awaited(path, named)]
         for path in unnamed:
             durable.remove(path)
-        return len(unnamed)
+        if needless and folder.manifests.is_dir():
+            durable.sync_folder(
+                folder.manifests
+            )  # one that was killed may have left a manifest that is only nearly gone
+        for path in needless:
+            durable.remove(path)
+        return len(unnamed) + len(needless)
 
 
 @contextlib.contextmanager
