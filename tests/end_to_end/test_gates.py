@@ -1,7 +1,4 @@
-"""Every gate, breached by a real worker's real answers: the server's gate decides, and the document takes devices back.
-
-The releases pass everything that is checked offline. Their guardrails only report, so no device leaves by itself.
-"""
+"""Bad releases that pass everything that is checked offline, and how a rollout of each ends."""
 
 from __future__ import annotations
 
@@ -48,7 +45,8 @@ def fleet() -> Iterator[SmallFleet]:
 def test_a_breached_gate_halts_the_rollout_and_takes_the_release_back(fleet: SmallFleet, bad: Bad) -> None:
     """Halted by that gate alone; back by the server's document, not the device's own decision; no request fails.
 
-    The second wave is never released, so the device beside the ring never has it.
+    Its guardrails only report, so a real worker's real answers are all that breaches. The second wave is never released, so
+    the device beside the ring never has it.
     """
     fleet.publish(bad.version, bad.model(), action='"report"', deadline_ms="20000")
     with fleet.application(images=mixed_images()) as applications:
@@ -77,9 +75,54 @@ def test_a_breached_gate_halts_the_rollout_and_takes_the_release_back(fleet: Sma
             ("rolled_back", "condemned")
         ]
         assert fleet.slots(one).activations[-1].cause == "rollback"
-        assert not fleet.slots(one).condemned_here
+        assert bad.version not in {version for version, _ in _condemned(fleet, one)}
     assert _activated(fleet, BYSTANDER) == {GOOD}
 
 
 def _activated(fleet: SmallFleet, one: Device) -> set[str]:
     return {entry.target.release.version for entry in fleet.slots(one).activations}
+
+
+class Left(NamedTuple):
+    """A release that devices leave by themselves, and the code that they give."""
+
+    version: str
+    model: Callable[[], bytes]
+    golden: Callable[[], bytes]
+    code: str
+    activated: bool
+
+
+LEFT = {
+    "answers its golden cases otherwise": Left(
+        "1.4.0", digits_models.trained, lambda: digits_models.trained(0.5), "self-test-failed", activated=False
+    ),
+    "never answers some images": Left(
+        "1.5.0", digits_models.hangs_on_some, digits_models.hangs_on_some, "hang-loop", activated=True
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", LEFT.values(), ids=LEFT.keys())
+def test_a_release_that_devices_leave_by_themselves_halts_its_rollout(fleet: SmallFleet, bad: Left) -> None:
+    """Each condemns it here, and that is evidence enough; what fails its self-test never answers a request."""
+    fleet.publish(bad.version, bad.model(), golden=bad.golden(), action='"report"', deadline_ms="500")
+    with fleet.application(*CANARIES, images=mixed_images()) as applications:
+        rollout = fleet.start_rollout(bad.version, "100% ring=canary", "100%")
+        halted = fleet.wait_for_rollout(rollout, "halted")
+        for one in CANARIES:
+            fleet.wait_until_serving(one, GOOD)
+    assert bad.code in halted["cause"]
+    (left,) = [gate for gate in halted["waves"][0]["gates"] if gate["metric"] == "device"]
+    assert left["codes"].keys() == {bad.code}
+    assert not [failure for application in applications for failure in application.failures]
+    answered = {version for application in applications for version in application.versions}
+    assert answered == ({GOOD, bad.version} if bad.activated else {GOOD})
+    condemning = [one for one in CANARIES if (bad.version, bad.code) in _condemned(fleet, one)]
+    assert len(condemning) >= 2
+    assert all((bad.version in _activated(fleet, one)) == bad.activated for one in condemning)
+    assert _activated(fleet, BYSTANDER) == {GOOD}
+
+
+def _condemned(fleet: SmallFleet, one: Device) -> set[tuple[str, str]]:
+    return {(entry.target.release.version, entry.code) for entry in fleet.slots(one).condemned_here}

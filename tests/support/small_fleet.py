@@ -150,15 +150,18 @@ class SmallFleet:
 
     # -- operators
 
-    def publish(self, version: str, model: bytes, **changed: str) -> None:
-        """A release of that model with golden cases that it passes. `changed`: text of release.toml, and what it becomes."""
-        self.operator.run("mira", "publish", str(self.release_folder(version, model, **changed)))
+    def publish(self, version: str, model: bytes, *, golden: bytes | None = None, **changed: str) -> None:
+        """A release of that model. `golden`: the model whose answers it is to give in its self-test, by default its own.
 
-    def release_folder(self, version: str, model: bytes, **changed: str) -> Path:
+        `changed`: fields of release.toml and what they become, everywhere that they stand.
+        """
+        self.operator.run("mira", "publish", str(self._release_folder(version, model, golden or model, changed)))
+
+    def _release_folder(self, version: str, model: bytes, golden: bytes, changed: dict[str, str]) -> Path:
         written = self.folder / "releases" / version
         written.mkdir(parents=True)
         (written / "model.onnx").write_bytes(model)
-        (written / "golden.json").write_text(json.dumps({"cases": golden_cases(model)}))
+        (written / "golden.json").write_text(json.dumps({"cases": golden_cases(golden)}))
         text = RELEASE_TOML.format(
             version=version, description="Of a test.", accuracy=0.9, digest=f"sha256:{'0' * 64}", rows=1, sklearn="1"
         )
