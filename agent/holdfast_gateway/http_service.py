@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from holdfast_agent.edge import service
 from holdfast_agent.edge.configuration import Gateway as GatewaySection
 from holdfast_gateway.frames import BUFFER_BYTES
+from holdfast_gateway.heap import Heap
 from holdfast_gateway.http_connection import Admission, Connection
 from holdfast_gateway.http_message import Request
 from holdfast_gateway.open_inference import OpenInference
@@ -49,6 +50,7 @@ class HttpService:
         self._application = application
         self._connections: set[Connection] = set()
         self._held = 0
+        self._heap = Heap()
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, unix: Path) -> Addresses:
@@ -80,6 +82,8 @@ class HttpService:
         self.now = now
         for connection in list(self._connections):
             connection.sweep(now)
+        if not self._held:
+            self._heap.rests()
 
     def stop(self) -> None:
         """Take no more connections, and answer what is under way."""
@@ -110,6 +114,7 @@ class HttpService:
         if count > 0 and self._held + count > BODIES_HELD_MAX * self.body_bytes_max:
             return False
         self._held += count
+        self._heap.holds(self._held)
         return True
 
     def serve(self, request: Request, connection: Connection) -> None:
