@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import shutil
@@ -75,8 +76,10 @@ def start_broker(folder: Path, processes: Processes, *, port: int | None = None)
         raise Missed("mosquitto is missing; run: sudo apt-get install -y --no-install-recommends mosquitto")
     port = port or free_port()
     configuration = folder / "mosquitto.conf"
+    # As its own user: changing it, which mosquitto else does as root, would clear the death signal (prctl(2)).
     configuration.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 10000\n"
+        f"user {getpass.getuser()}\nlistener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n"
+        "max_queued_messages 10000\n"
     )
     processes.start("mosquitto", [program, "-c", configuration])
 

@@ -1,4 +1,4 @@
-"""One Chromium for all tests; a page for each. Missing: skipped on a person's machine, failed when CI=true."""
+"""One Chromium for each file of tests; a page for each test. Missing: skipped on a person's machine, failed when CI=true."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ ARGUMENTS: Final = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """For one file: while playwright runs, its event loop is this thread's, and no test after these could run another."""
     program: Path = need_program("chromium", "chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(program), args=ARGUMENTS)

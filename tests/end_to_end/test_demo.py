@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,13 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short name, unlike pytest's: a socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="hf-") as folder:
+        yield Path(folder)
+
+
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Whoever has the folder on their command line."""
     return [
@@ -39,14 +48,14 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_once_tells_the_whole_story_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_once_tells_the_whole_story_and_leaves_nothing_running(place: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "--once", "--json", "--light", "60"],
         capture_output=True,
         text=True,
         timeout=580,
         cwd=ROOT,
-        env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
+        env={**ENVIRONMENT, "TMPDIR": str(place)},
     )
     assert done.stdout, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -57,26 +66,26 @@ def test_once_tells_the_whole_story_and_leaves_nothing_running(tmp_path: Path) -
     assert summary["requests"]["failed"] == 0 < summary["requests"]["failed_over"]
     assert summary["bad_release"]["outside_cohort"] == 0 < summary["bad_release"]["activated"]
     assert len(summary["gateways"]) == 6
-    assert not processes_of(tmp_path)
-    assert not list(tmp_path.iterdir()), "a demo that went well leaves no folder"
+    assert not processes_of(place)
+    assert not list(place.iterdir()), "a demo that went well leaves no folder"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> None:
+def test_a_demo_that_is_killed_takes_its_processes_with_it(place: Path) -> None:
     demo = subprocess.Popen(
         [*COMMAND, "--once", "--light", "30"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
-        env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
+        env={**ENVIRONMENT, "TMPDIR": str(place)},
     )
     try:
-        wait_until(lambda: len(processes_of(tmp_path)) > 4, "its processes are up")
+        wait_until(lambda: len(processes_of(place)) > 4, "its processes are up")
     finally:
         demo.send_signal(signal.SIGKILL)
         demo.wait(timeout=10)
-    wait_until(lambda: not processes_of(tmp_path), "they are gone")
+    wait_until(lambda: not processes_of(place), "they are gone")
 
 
 def wait_until(condition: Any, what: str, within_s: float = 120) -> None:

@@ -13,6 +13,8 @@ from holdfast_shared.errors import Malformed, Missing
 from holdfast_shared.identifiers import DeviceField, NameField
 
 SIZE_BYTES_MAX: Final = 64 * 1024
+# `sun_path` of Linux' sockaddr_un (108 bytes) with its closing NUL.
+SOCKET_PATH_BYTES_MAX: Final = 107
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
@@ -41,7 +43,10 @@ class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`verify_s`: how often every slot's bytes are read again, jittered, while nothing else is to be done."""
+
     health_s: Seconds = 60.0
+    verify_s: Annotated[float, msgspec.Meta(gt=0, le=31 * 86_400)] = 86_400.0
     spool_reports_max: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] = 10_000
 
 
@@ -80,7 +85,20 @@ def load(path: Path) -> Configuration:
     faults = _faults(tables)
     if faults:
         raise Malformed(f"{path} has {len(faults)} fault(s): " + "; ".join(faults), next_step="correct them all")
-    return msgspec.convert(tables, Configuration)
+    found = msgspec.convert(tables, Configuration)
+    _check_sockets(path, found.folder)
+    return found
+
+
+def _check_sockets(path: Path, folder: StateFolder) -> None:
+    """Raises Malformed when a socket's path is longer than the kernel takes."""
+    longest = max((folder.gateway_socket, folder.control_socket, folder.agent_socket), key=lambda one: len(str(one)))
+    if len(str(longest).encode()) > SOCKET_PATH_BYTES_MAX:
+        raise Malformed(
+            f"{path}: {longest} has {len(str(longest).encode())} bytes; a socket's path has at most {SOCKET_PATH_BYTES_MAX}",
+            field="[device] run",
+            next_step='name a shorter folder for sockets, such as run = "/run/holdfast"',
+        )
 
 
 def _faults(tables: dict[str, Any]) -> list[str]:

@@ -62,3 +62,12 @@ def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_names_the_sample(tmp_path: Path) -> None:
     with pytest.raises(Missing, match=r"deploy/agent\.toml"):
         configuration.load(tmp_path / "none.toml")
+
+
+def test_a_socket_path_that_the_kernel_would_refuse_is_refused_here(tmp_path: Path) -> None:
+    deep = "/var/" + "deep/" * 20
+    (tmp_path / "agent.toml").write_text(SAMPLE.read_text().replace("/var/lib/holdfast", deep))
+    with pytest.raises(Malformed) as refused:
+        configuration.load(tmp_path / "agent.toml")
+    assert refused.value.field == "[device] run"
+    assert "at most 107" in refused.value.message
