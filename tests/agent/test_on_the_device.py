@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,8 @@ import pytest
 
 from holdfast_agent.core import record
 from holdfast_agent.core.record import PipelineRecord, Record
+from holdfast_gateway import control
+from holdfast_gateway.control import Routes, SlotStatus, Status
 from holdfast_shared import durable
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.assignment import Rule
@@ -124,6 +128,57 @@ def test_without_an_agent_and_without_a_network_it_happens_all_the_same(
     assert told.began_monotonic_us is not None
     assert 0 <= told.at_monotonic_us - told.began_monotonic_us < 5_000_000
     assert len({report.number for report in device.reports}) == len(device.reports)
+
+
+class SlowGateway:
+    """The gateway's end of the control socket: both slots are ready, and a switch takes half a second to be in force."""
+
+    SWITCH_S = 0.5
+
+    def __init__(self, path: Path, pipeline: PipelineRecord) -> None:
+        self._slots = tuple(
+            SlotStatus(pipeline=PIPELINE, target=slot, state="ready")
+            for slot in (pipeline.current, pipeline.previous)
+            if slot is not None
+        )
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen(1)
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> SlowGateway:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(30)
+        self._listening.close()
+
+    def _run(self) -> None:
+        agent, _ = self._listening.accept()
+        with agent, agent.makefile("rb") as lines:
+            agent.sendall(control.encode(Status(serial=0, slots=self._slots, gateway="slow")))
+            for line in lines:
+                said = control.decode_to_gateway(line)
+                if isinstance(said, Routes):
+                    if said.routes[0].serving != self._slots[0].target:
+                        threading.Event().wait(self.SWITCH_S)
+                    agent.sendall(control.encode(Status(serial=said.serial, slots=self._slots, gateway="slow")))
+
+
+def test_without_an_agent_it_ends_when_the_gateway_has_confirmed(
+    device: DeviceBench, two: tuple[Published, Published]
+) -> None:
+    """However long a switch takes: only then is it known when 1.0.0 served, and that is what is reported."""
+    device.terminate("agent")
+    device.terminate("gateway")
+    with SlowGateway(device.state.control_socket, device.saved()):
+        assert run(device, "rollback").status == 0
+    assert device.saved().state == "idle"
+    device.start_agent()
+    (told,) = device.eventually(lambda: device.events("rolled_back") or None, "it is reported by the next agent")
+    assert told.began_monotonic_us is not None
+    assert told.at_monotonic_us - told.began_monotonic_us >= SlowGateway.SWITCH_S * 1_000_000
 
 
 def test_without_agent_and_gateway_it_is_recorded_and_the_gateway_starts_with_it(
