@@ -4,14 +4,21 @@ A session is made of bytes, never of a path: by path onnxruntime follows links o
 name weights in another file, which nobody verified, and those are then sought in the *working directory* (measured with 1.32:
 a plain file or a hard link is read; `..`, absolute paths and symbolic links are not). So they are sought where nothing can be.
 Spinning threads would take the second core of a small device from the gateway.
+
+From 1.29 on the packages for Linux report to their maker from the moment of import (microsoft/onnxruntime#27379). A device
+speaks to its own fleet alone, so that is turned off before: afterwards is too late.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, at import
+
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as raised_by
 
