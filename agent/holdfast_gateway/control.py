@@ -15,7 +15,7 @@ from holdfast_shared.assign import Target
 from holdfast_shared.wire.report import Window
 
 LINE_BYTES_MAX: Final = 1024 * 1024
-# Closed windows that no agent has acknowledged; past it the two oldest of one slot are merged into one.
+# Closed windows that no agent has acknowledged; while there are so many, none is closed, and the open ones go on growing.
 WINDOWS_KEPT_MAX: Final = 64
 
 SlotState = Literal["loading", "ready", "failed", "stopped"]

@@ -85,9 +85,9 @@ class Gateway:
     async def run(self) -> None:
         """Serve until `stop`. Raises Conflict when another gateway runs here, OSError when it cannot listen."""
         durable.make_folder(self._folder.run, mode=0o750)
-        durable.remove(self._folder.gateway_addresses)
-        await self._link.listen(self._folder.control_socket)
+        await self._link.listen(self._folder.control_socket)  # from here on this folder is ours
         try:
+            durable.remove(self._folder.gateway_addresses)
             addresses = await self._http.listen(self._folder.gateway_socket)
             if addresses.ours:
                 self._to_remove.append(addresses.unix)

@@ -63,7 +63,6 @@ class Worker(asyncio.BufferedProtocol):
     """Started by `start`; speaks `holdfast_worker.protocol`."""
 
     def __init__(self, name: str, load: Load, limits: Limits, owner: Owner) -> None:
-        self._name = name
         self._load = load
         self._limits = limits
         self._owner = owner
@@ -71,6 +70,7 @@ class Worker(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
         self._child: Child | None = None
+        self._said = WorkerOutput(name)
         self._output: asyncio.BaseTransport | None = None
         self._starting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -90,8 +90,9 @@ class Worker(asyncio.BufferedProtocol):
 
     @property
     def gone(self) -> bool:
-        """Nothing is left of its process."""
-        return self._over and (self._child is None or self._child.reaped)
+        """Nothing is left of it: no process, no connection, no pipe."""
+        ended = self._child is None or (self._child.reaped and self._said.closed)
+        return self._over and ended and self._starting is None and self._transport is None
 
     def memory_bytes(self) -> int:
         return self._child.memory_bytes() if self._child is not None else 0
@@ -160,7 +161,7 @@ class Worker(asyncio.BufferedProtocol):
     async def _connect(self, ours: socket.socket) -> None:
         assert self._child is not None
         try:
-            self._output, _ = await self._loop.connect_read_pipe(lambda: WorkerOutput(self._name), self._child.output)
+            self._output, _ = await self._loop.connect_read_pipe(lambda: self._said, self._child.output)
             await self._loop.connect_accepted_socket(lambda: self, ours)
         except OSError as error:
             ours.close()
@@ -183,6 +184,7 @@ class Worker(asyncio.BufferedProtocol):
             self._lose(self._loss, f"it does not speak the worker protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._transport = None
         if self._stopping and not self.asked:
             self._end()
         else:

@@ -24,6 +24,7 @@ class WorkerOutput(asyncio.Protocol):
         self._allowance = float(LINES_BURST)
         self._filled_at = time.monotonic()
         self._dropped = 0
+        self.closed = False
 
     def data_received(self, data: bytes) -> None:
         *lines, rest = (self._rest + data).split(b"\n")
@@ -35,6 +36,7 @@ class WorkerOutput(asyncio.Protocol):
             self._say(line)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.closed = True
         if self._rest:
             self._say(self._rest)
         if self._dropped:

@@ -120,7 +120,8 @@ def test_a_window_is_kept_until_it_is_acknowledged_and_counted_once() -> None:
     assert len(ledger.closed) == 1  # an empty window is none
     counts.good(1.0, 2.0)
     ledger.close(wall_us=3)
-    first, second = ledger.closed
+    assert len(ledger.closed) == 2
+    first, second = ledger.closed[0], ledger.closed[1]
     ledger.acknowledge((first.window,))
     ledger.acknowledge((first.window,))
     assert ledger.closed == (second,)

@@ -167,7 +167,9 @@ class AgentEnd:
 class Load:
     """Applications that ask all the time, each on its own connection; every answer is kept."""
 
-    def __init__(self, bench: GatewayBench, connections: int = 4, **do: str) -> None:
+    def __init__(self, bench: GatewayBench, connections: int = 4, *, raw: bytes = b"", **do: str) -> None:
+        """They send `raw`, or ask the stand-in to `do`."""
+        self._raw = raw
         self.answers: list[tuple[int, dict[str, Any]]] = []
         self.faults: list[str] = []
         self._bench, self._do = bench, do
@@ -188,7 +190,7 @@ class Load:
         with self._bench.http() as http:
             while not self._stopping.is_set():
                 try:
-                    self.answers.append(http.infer(**self._do))
+                    self.answers.append(http.infer_raw(self._raw) if self._raw else http.infer(**self._do))
                 except (OSError, HTTPException, ValueError) as error:
                     self.faults.append(f"{type(error).__name__}: {error}")
                     return
@@ -306,9 +308,12 @@ class Http:
     def infer(self, *, id: str = "", version: str = "", **do: str) -> tuple[int, dict[str, Any]]:  # noqa: A002
         """`do`: what becomes of it, by version (`v1_2_0="crash"`) or everywhere (`all_="error"`)."""
         wanted = {"*" if name == "all_" else name[1:].replace("_", "."): what for name, what in do.items()}
+        return self.infer_raw(json.dumps({"id": id, "do": wanted}).encode(), version)
+
+    def infer_raw(self, body: bytes, version: str = "") -> tuple[int, dict[str, Any]]:
         place = f"/v2/models/{PIPELINE}{f'/versions/{version}' if version else ''}/infer"
-        status, _, body = self.ask("POST", place, json.dumps({"id": id, "do": wanted}).encode())
-        return status, json.loads(body)
+        status, _, answer = self.ask("POST", place, body)
+        return status, json.loads(answer)
 
 
 @contextlib.contextmanager
