@@ -10,6 +10,8 @@ from typing import Final
 SECOND_US: Final = 1_000_000
 BASE_US: Final = 4 * SECOND_US
 CAP_US: Final = 24 * 3600 * SECOND_US
+# While a condemned release serves: its devices are few, or the server was told to expect them.
+URGENT_CAP_US: Final = 300 * SECOND_US
 # At once would be a busy loop when the draw is next to nothing.
 LEAST_US: Final = SECOND_US // 2
 

@@ -128,17 +128,26 @@ def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device
         return _counted_enough(_waiting(device, name, ""), name)
     why = obstacle(device, name, decision, goal, now)
     failures = slots.failures(pipeline, goal.target)
-    if not why and failures and live.retry_us is not None and now.monotonic_us < live.retry_us:
+    if not why and failures and live.retry_us is not None and _is_waited_for(live.retry_us, decision, now):
         why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
-    if not why and device.fetch is not None:
-        why = f"the download for {device.fetch[0]} goes first"
+    first = device.fetch[0] if device.fetch is not None else None
+    if not why and first is not None and (not decision.urgent or decision_of(device, first).urgent):
+        why = f"the download for {first} goes first"
     if why:
         return _waiting(device, name, why)
+    if first is not None:  # what serves here is condemned: the other download goes on later, where its bytes end
+        device = departure.without_work(device, first)
     device = device.with_pipeline(name, slots.begin_fetch(pipeline, goal.target))
     due_us = now.monotonic_us + FETCH_DEADLINE_US
     device = device.with_live(name, replace(live, goal=goal, due_us=due_us, retry_us=None, waiting_for=""))
     device = replace(collected(device), fetch=(name, goal.target))
     return device.doing(StartFetch(pipeline=name, target=goal.target))
+
+
+def _is_waited_for(retry_us: int, decision: Decision, now: Moment) -> bool:
+    """A wait that began when nothing was urgent, and may last a day, ends when what serves is condemned."""
+    left_us = retry_us - now.monotonic_us
+    return left_us > 0 and not (decision.urgent and left_us > backoff.URGENT_CAP_US)
 
 
 def collected(device: Device) -> Device:
@@ -307,6 +316,8 @@ def _try_later(device: Device, name: str, now: Moment, wait_us: int) -> Device:
     goal = device.live_of(name).goal
     assert goal is not None
     device = departure.without_work(device, name)
+    if decision_of(device, name).urgent:
+        wait_us = min(wait_us, backoff.URGENT_CAP_US)
     changed = slots.failed_once_more(device.record.pipeline(name), goal.target, max(now.at, 0) + wait_us)
     device = device.with_pipeline(name, changed)
     return device.with_live(name, replace(device.live_of(name), retry_us=now.monotonic_us + wait_us))

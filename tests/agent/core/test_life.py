@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from holdfast_agent.core import backoff
 from holdfast_agent.core.commands import Save, Tell
 from holdfast_gateway.control import CloseWindows, RetryLoad
 from holdfast_shared.wire.assignment import Assignment, Rule
 from support.playbook import (
     PIPELINE,
+    SECOND,
     Playbook,
     assignment,
     bad,
@@ -260,6 +262,31 @@ def test_one_download_at_a_time(device: Playbook) -> None:
     done = device.document(assignment(rule("2"), seq=1, pipeline="b"))
     assert fetches(done) == []
     assert device.device.live_of("b").waiting_for == "the download for a goes first"
+
+
+def test_a_download_gives_way_to_what_replaces_a_condemned_release(device: Playbook) -> None:
+    """A large download over a slow link may take hours: the bad release would serve all the while. It goes on afterwards."""
+    device.serve("1")
+    assert fetches(device.document(assignment(rule("4"), seq=1, pipeline="a"))) == ["4"]
+    assert fetches(device.assigned(rule("3"), condemned=[bad("1")])) == ["stop", "3"]
+    assert device.device.live_of("a").waiting_for == f"the download for {PIPELINE} goes first"
+    assert fetches(device.document(assignment(rule("5"), seq=2, pipeline="a"))) == [], "nor back again"
+    assert fetches(device.fetched("3")) == ["5"]
+    assert routes(device.ready("1", "3")) == ("3", "", "")
+
+
+def test_a_wait_of_hours_ends_when_what_serves_is_condemned(device: Playbook) -> None:
+    """The target failed while nothing was urgent; and while it is, no wait is longer than minutes."""
+    device.serve("1")
+    device.assigned(rule("3"))
+    for attempt in range(12):
+        device.not_fetched("3", draw=0.99)
+        device.wait(10 * 2**attempt)
+    device.not_fetched("3", draw=0.99)
+    assert fetches(device.wait(3600)) == []
+    assert fetches(device.assigned(rule("3"), condemned=[bad("1")])) == ["3"]
+    assert fetches(device.not_fetched("3", draw=0.99)) == [], "it waits, and does not spin"
+    assert fetches(device.wait(backoff.URGENT_CAP_US / SECOND + 1)) == ["3"]
 
 
 def test_a_failed_refuge_is_degraded_and_started_again_from_time_to_time(device: Playbook) -> None:
