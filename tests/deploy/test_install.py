@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from holdfast_agent.edge import configuration
+from support import confined
 from support.services import need_program
 
 ROOT: Final = Path(__file__).parents[2]
@@ -35,12 +37,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file system with it; tests that change it put it back."""
+    """A file system with it, shared by tests that leave the program as it is."""
     need_program("systemd-sysusers", "systemd")
     root = tmp_path_factory.mktemp("root")
     ended = install(root, wheel)
     assert ended.returncode == 0, ended.stderr
     return root
+
+
+@pytest.fixture
+def installed_fresh(wheel: Path, tmp_path: Path) -> Path:
+    need_program("systemd-sysusers", "systemd")
+    ended = install(tmp_path, wheel)
+    assert ended.returncode == 0, ended.stderr
+    return tmp_path
 
 
 def install(root: Path, wheel: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -148,6 +158,18 @@ def test_another_prefix_is_in_the_units_and_no_enable_enables_nothing(tmp_path: 
     agent = (tmp_path / "etc/systemd/system/holdfast-agent.service").read_text()
     assert "ExecStart=/usr/lib/holdfast/bin/holdfast-agent run" in agent
     assert list((tmp_path / "etc/systemd/system").glob("*.wants")) == []
+
+
+@pytest.mark.slow
+def test_the_installed_configuration_fits_the_units(installed_fresh: Path) -> None:
+    """It loads; state and sockets are where the units make room for them; the key is where the gateway cannot see it."""
+    found = configuration.load(installed_fresh / "etc/holdfast/agent.toml")
+    units = installed_fresh / "etc/systemd/system"
+    for unit in ("holdfast-agent.service", "holdfast-gateway.service"):
+        assert f"/var/lib/{confined.settings(units / unit, 'StateDirectory')[0]}" == found.device.state
+        assert f"/run/{confined.settings(units / unit, 'RuntimeDirectory')[0]}" == found.device.run
+    assert confined.settings(units / "holdfast-gateway.service", "InaccessiblePaths") == [f"-{found.device.key}"]
+    assert confined.settings(units / "holdfast-gateway.socket", "ListenStream")[0] == found.gateway.listen
 
 
 @pytest.mark.parametrize(
