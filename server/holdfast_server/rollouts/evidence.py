@@ -25,6 +25,9 @@ from holdfast_shared.wire.report import Window
 # A window's time is taken before its transaction commits. One that becomes visible later than this is counted only after a
 # restart; until then its device has less evidence, which never passes anything.
 LAG_US: Final = 2_000_000
+# More of one device in one wave says nothing new. It is beyond what a device answers in a month, and would make the exact
+# binomial slow: a liar could keep everybody's halt waiting.
+REQUESTS_COUNTED_MAX: Final = 10**9
 # Events by which a device says that it left a release for the release's own fault.
 LEFT: Final = ("fell_back", "condemned_here", "self_test_failed")
 _latency: Final[msgspec.json.Decoder[Histogram]] = msgspec.json.Decoder(Histogram)
@@ -41,6 +44,8 @@ class _Counts:
         self.judgements: tuple[Judgement, ...] | None = None
 
     def add(self, requests: int, errors: int, nulls: int, latency: Histogram) -> None:
+        if self.requests >= REQUESTS_COUNTED_MAX:
+            return
         self.requests += requests
         self.errors += errors
         self.nulls += nulls

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from holdfast_server.rollouts.scheduler import Scheduler
+from holdfast_server.store import schema
 from holdfast_shared import selector
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Missing, Untrusted
 from holdfast_shared.wire.command import (
@@ -110,6 +112,27 @@ def test_a_device_that_slept_through_it_never_begins(bench: Bench) -> None:
     bench.rounds_until(rollout, "halted", bad=["1.2.0"], awake=awake)
     bench.round()
     assert "1.2.0" not in bench.devices[sleeper].activated
+
+
+def test_a_device_that_claims_absurd_numbers_holds_up_no_look(bench: Bench) -> None:
+    """Of one window ingest takes ten million at most; of the sum of all that a liar sends nobody but the evidence knows."""
+    bench.install("1.0.0")
+    rollout = started(bench, "1.1.0")
+    bench.round()
+    now = bench.now().at
+    rows = [
+        {"device": "real-eu-west", "incarnation": "f" * 16, "pipeline": "digits", "window": number,
+         "release_digest": bench.digests["1.1.0"], "environment": "system", "opened_at": now, "closed_at": now,
+         "requests": 10**12, "errors": 2 * 10**10, "nulls": 2 * 10**10, "hangs": 0, "input_faults": 0,
+         "failed_over": 0, "memory_bytes_max": 0, "latency": '{"bins":[]}', "received_at": now + number}
+        for number in range(1000)
+    ]  # fmt: skip
+    with bench.database.write() as connection:
+        connection.execute(schema.windows.insert(), rows)
+    began = time.monotonic()
+    bench.scheduler.tick()
+    assert time.monotonic() - began < 2
+    bench.rounds_until(rollout, "finished")
 
 
 def test_silence_pauses_at_the_deadline(bench: Bench) -> None:
