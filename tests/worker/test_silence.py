@@ -1,4 +1,4 @@
-"""A model runtime says nothing to anybody but us. From 1.29 on onnxruntime reports to its maker on Linux too, unless told not to."""
+"""A model runtime says nothing to anybody but us: from 1.29 on onnxruntime reports to its maker, unless told not to."""
 
 from __future__ import annotations
 
