@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,10 +9,11 @@ import pytest
 
 from holdfast_gateway.control import FromGateway, SlotStatus, Status, Tallied
 from holdfast_gateway.losses import LOSSES_MAX
+from holdfast_gateway.worker import ASKED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
 from holdfast_shared.wire.report import Window
-from support.gateway_bench import AgentEnd, GatewayBench, installed
+from support.gateway_bench import AgentEnd, GatewayBench, Queue, installed
 
 pytestmark = pytest.mark.slow
 
@@ -147,31 +147,29 @@ def test_a_request_for_one_version_is_answered_by_no_other(bench: GatewayBench, 
 
 
 def test_requests_behind_a_hang_are_answered_too_and_are_no_errors(bench: GatewayBench, pair: Pair) -> None:
-    """Eight connections: one request hangs, others are asked behind it, and some still wait in the gateway."""
-    answers: list[tuple[int, dict[str, Any]]] = []
-
-    def ask(do: str) -> None:
-        with bench.http() as http:
-            answers.append(http.infer(v1_1_0=do))
-
-    threads = [threading.Thread(target=ask, args=(do,)) for do in ("slow:150", "hang", *["ok"] * 6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [status for status, _ in answers] == [200] * 8
-    windows = {one.release.version: one for one in pair.agent.windows()}
-    serving, refuge = windows["1.1.0"], windows["1.0.0"]
-    assert (serving.errors, serving.hangs) == (1, 1)
-    assert 1 <= serving.failed_over <= refuge.requests
-    assert serving.requests + refuge.requests - serving.failed_over == 8
+    """Of those behind it, ASKED_MAX - 1 were asked already and count as failed over; the others were only waiting."""
+    waiting = 3
+    with Queue(bench, ASKED_MAX + waiting) as queue:
+        queue.send({"1.1.0": "hang"}, *[{"*": "ok"}] * (ASKED_MAX - 1 + waiting))
+        assert [(status, answer["model_version"]) for status, answer in queue.answers()] == [(200, "1.0.0")] * (
+            ASKED_MAX + waiting
+        )
+    windows = {one.release: one for one in pair.agent.windows()}
+    serving, refuge = windows[pair.serving.release], windows[pair.refuge.release]
+    assert counted(serving) == {"requests": ASKED_MAX, "errors": 1, "hangs": 1, "failed_over": ASKED_MAX}
+    assert serving.latency.count == 1  # nothing is known of those behind
+    assert counted(refuge) == {"requests": ASKED_MAX + waiting}
 
 
-@pytest.mark.parametrize(("what", "code"), [("crash", "crash"), ("hang", "hang")])
-def test_a_lost_worker_says_how_it_was_lost(bench: GatewayBench, pair: Pair, what: str, code: str) -> None:
-    with bench.http() as http:
-        http.infer(v1_1_0=what)
-        assert pair.agent.until(partial(_ready_with_loads, pair.serving, 2)).code == code
+def test_without_a_refuge_requests_behind_a_crash_are_told_so(bench: GatewayBench, pair: Pair) -> None:
+    """They are attempts at the slot, and no errors of it."""
+    pair.agent.until_in_force(pair.agent.serve(pair.serving))
+    with Queue(bench, 3) as queue:
+        queue.send({"*": "hang"}, {"*": "ok"}, {"*": "ok"})
+        answers = queue.answers()
+    assert [status for status, _ in answers] == [503] * 3
+    assert "no other release can answer now" in answers[1][1]["error"]
+    assert counted(pair.window(pair.serving)) == {"requests": 3, "errors": 1, "hangs": 1}
 
 
 def test_a_lost_worker_is_started_again(bench: GatewayBench, pair: Pair) -> None:

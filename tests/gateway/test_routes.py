@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from holdfast_agent.core.record import PipelineRecord, State
-from holdfast_gateway.control import RetryLoad, Route, Status, Switched
+from holdfast_gateway.control import FromGateway, RetryLoad, Route, Status, Switched, Tallied
+from holdfast_gateway.worker import ASKED_MAX
+from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
+from holdfast_shared.wire.report import Window
 from support.gateway_bench import (
     PIPELINE,
     GatewayBench,
     Load,
+    Queue,
     alive,
     eventually,
     installed,
@@ -167,6 +172,42 @@ def test_slow_answers_under_way_are_finished_by_a_slot_that_is_let_go(bench: Gat
         load.until_answered_by("1.1.0")
     assert load.failed == []
     eventually(lambda: not alive(worker), "the old worker lives on")
+
+
+def test_what_only_waited_for_the_old_release_is_answered_by_the_new_one(bench: GatewayBench) -> None:
+    """What the old worker was asked, it answers; nothing else waits for it after the switch."""
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old, testing=new))
+    agent.until_state(new, "ready")
+    with Queue(bench, ASKED_MAX + 2) as queue:
+        queue.send(*[{"1.0.0": "slow:200"}] * (ASKED_MAX + 2))
+        agent.until_in_force(agent.serve(new, refuge=old))
+        versions = [answer["model_version"] for _, answer in queue.answers()]
+    assert versions == ["1.0.0"] * ASKED_MAX + ["1.1.0"] * 2
+
+
+def test_a_slot_is_judged_by_what_it_does_since_it_began_to_serve(bench: GatewayBench) -> None:
+    """Not by failures of a time before, which were answered for already; reports keep them."""
+    agent = bench.agent()
+    one, other = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(one, refuge=other))
+    agent.until_state(other, "ready")
+    with bench.http() as http:
+        http.infer(v1_0_0="null")
+        assert agent.until(partial(_tallied, one, 1)).nulls == 1
+        agent.until_in_force(agent.serve(other, refuge=one))
+        agent.until_in_force(agent.serve(one, refuge=other))
+        since = len(agent.heard)
+        http.infer()
+        http.infer()
+        assert agent.until(partial(_tallied, one, 2), since=since).nulls == 0
+    assert sum(window.nulls for window in agent.windows()) == 1
+
+
+def _tallied(target: Target, requests: int, message: FromGateway) -> Window | None:
+    found = isinstance(message, Tallied) and message.target == target and message.window.requests == requests
+    return message.window if isinstance(message, Tallied) and found else None
 
 
 def test_a_slot_that_is_named_again_while_it_drains_goes_on(bench: GatewayBench) -> None:

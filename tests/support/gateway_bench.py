@@ -212,6 +212,32 @@ class Load:
         )
 
 
+class Queue:
+    """Connections whose requests reach the worker in the order in which they are sent."""
+
+    def __init__(self, bench: GatewayBench, connections: int) -> None:
+        self._peers = [Http(*bench.address) for _ in range(connections)]
+        self._other = bench.http()
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for peer in (*self._peers, self._other):
+            peer.close()
+
+    def send(self, *do: dict[str, str]) -> None:
+        """One request on each connection: what becomes of it, by version."""
+        for peer, what in zip(self._peers, do, strict=True):
+            peer.send("POST", f"/v2/models/{PIPELINE}/infer", json.dumps({"do": what}).encode())
+            # What the kernel has ready at once is read in any order; so each is read before the next is sent.
+            assert self._other.get("/v2/health/live")[0] == 200
+
+    def answers(self) -> list[tuple[int, Any]]:
+        """In the same order."""
+        return [(status, json.loads(body)) for status, _, body in (peer.receive() for peer in self._peers)]
+
+
 class GatewayBench:
     """`start`, `stop`, `kill` a gateway over one state folder."""
 
@@ -292,12 +318,21 @@ class Http:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._connection.close()
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
+        self.send(method, path, body, headers)
+        return self.receive()
+
+    def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> None:
         self._connection.request(method, path, body, headers or {})
+
+    def receive(self) -> tuple[int, dict[str, str], bytes]:
         response = self._connection.getresponse()
         return response.status, dict(response.getheaders()), response.read()
 
