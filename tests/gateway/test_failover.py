@@ -67,6 +67,7 @@ def test_what_serves_answers(bench: GatewayBench, pair: Pair) -> None:
         ("null", {"nulls": 1}),
         ("error", {"errors": 1}),
         ("garbage", {"errors": 1}),
+        ("wrong-id", {"errors": 1}),
     ],
 )
 def test_the_same_request_is_answered_once_by_the_refuge(

@@ -129,6 +129,16 @@ def test_loading_has_an_end(bench: GatewayBench, how: str, code: str, what: str)
     assert code in answer["error"]
 
 
+def test_a_worker_of_another_protocol_is_not_spoken_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAND_IN_VERSION", "2")
+    with running_gateway(tmp_path) as bench:
+        agent, target = bench.agent(), installed(bench.folder, "1.0.0")
+        agent.serve(target)
+        failed = agent.until_state(target, "failed")
+    assert failed.code == "not-supported"
+    assert "version 2 of the protocol, this gateway 1" in failed.detail
+
+
 def test_a_manifest_that_is_damaged_fails_its_slot_alone(bench: GatewayBench) -> None:
     """And `retry-load` loads it once it is repaired."""
     agent = bench.agent()

@@ -1,9 +1,9 @@
 """A worker without a model, for faults on demand: `python stand_in_worker.py --fd N` speaks the frames of a real one.
 
 A request's body says what becomes of it, by release version: `{"id": "7", "do": {"1.2.0": "crash"}}`; `"*"` is every other
-version, and what is not named is answered well. One of: ok, null, error, fault, crash, hang, garbage, slow:<ms>, big:<bytes>.
-A release's annotations say how it loads: `{"load": "ok" | "crash" | "hang" | "slow:<ms>" | "fail:<code>" | "version:<n>"}`,
-and what becomes of requests that say nothing: `{"do": "…"}`.
+version, and what is not named is answered well. One of: ok, null, error, fault, crash, hang, garbage, wrong-id, slow:<ms>,
+big:<bytes>. A release's annotations say how it loads: `{"load": "ok" | "crash" | "hang" | "slow:<ms>" | "fail:<code>"}`, and
+what becomes of requests that say nothing: `{"do": "…"}`. STAND_IN_VERSION is the protocol's version that it claims.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def _answer(gateway: socket.socket, ask: Ask, release: dict[str, Any]) -> tuple[
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(3600)
+        case "wrong-id":
+            gateway.sendall(protocol.answer_head(ask.id + 1, Outcome.OK, header_length=2, compute_us=0, body_bytes=0))
         case "garbage":
             gateway.sendall(b"\xff" * 64)
         case "slow":
