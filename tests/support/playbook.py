@@ -163,8 +163,16 @@ def membership(region: str = "eu", device: str = "d-1") -> Membership:
     )
 
 
-def own(region: str = "eu", *, health_s: float = 60.0) -> Own:
-    return Own.of(membership(region), authorities(), boot="boot-1", agent_version="0.1.0", health_s=health_s)
+def own(region: str = "eu", *, health_s: float = 60.0, verify_s: float = 86_400.0, verify_draw: float = 1.0) -> Own:
+    return Own.of(
+        membership(region),
+        authorities(),
+        boot="boot-1",
+        agent_version="0.1.0",
+        health_s=health_s,
+        verify_s=verify_s,
+        verify_draw=verify_draw,
+    )
 
 
 def counts(

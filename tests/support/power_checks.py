@@ -23,7 +23,7 @@ MODELS: Final = {one.model_digest: one for one in RELEASES}
 def check_survivor(image: Image, root: Path, server: str, promised: Witness, scenario: Scenario) -> None:
     """The shipped code starts on it, keeps every promise, and comes to the scenario's end."""
     lay_out(image, root)
-    durable.calls = RecordedDisk(root)  # does not really sync: a hundred times quicker
+    durable.calls = RecordedDisk(root, Witness)  # does not really sync: a hundred times quicker
     folder = StateFolder(root / "state")
     check_files(folder)
     check_record(folder, promised)

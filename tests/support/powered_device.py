@@ -14,7 +14,7 @@ from typing import Final
 
 from holdfast_agent.core import events
 from holdfast_agent.core.events import Moment
-from holdfast_agent.core.record import PipelineRecord, Record, State
+from holdfast_agent.core.record import PipelineRecord, Record, State, decode
 from holdfast_agent.edge import blobs
 from holdfast_agent.edge.assembly import ReleasesOnDisk
 from holdfast_agent.edge.broker import Received
@@ -26,7 +26,7 @@ from holdfast_agent.fetch import fitness, outcome, staging
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_gateway.control import CloseWindows, Routes, SlotStatus, Status, Tallied, ToGateway, Windows
-from holdfast_shared import topics
+from holdfast_shared import durable, topics
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import HoldfastError
 from holdfast_shared.histogram import Histogram
@@ -64,6 +64,12 @@ class Witness:
     perhaps: tuple[Record, ...] = ()
     numbers: set[int] = field(default_factory=set)
 
+    @classmethod
+    def of(cls, root: Path) -> Witness:
+        """What is promised by what lies there."""
+        found = durable.DoubledFile(StateFolder(root / "state").record).read()
+        return cls(decode(found[1]) if found is not None else None)
+
     def copy(self) -> Witness:
         return Witness(self.saved, self.perhaps, set(self.numbers))
 
@@ -75,7 +81,7 @@ class PoweredDevice:
         self, root: Path, server: str, witness: Witness | None = None, harmed: Callable[[], None] = lambda: None
     ) -> None:
         self.folder = StateFolder(root / "state")
-        self.witness = witness or Witness()
+        self.witness = witness if witness is not None else Witness.of(root)
         self._source = Source(server, self.folder, published.authorities())
         self._harmed = harmed  # asked after each error of the disk
         self.now = playbook.BEGAN
@@ -159,15 +165,12 @@ class PoweredDevice:
             for one in (route.serving, route.refuge, route.testing)
             if one is not None
         }
-        slots = tuple(
-            SlotStatus(pipeline=PIPELINE, target=one, **self._loaded(one.release.digest)) for one in targets.values()
-        )
-        return Status(serial=self._serial, slots=slots, gateway="gateway-1")
+        return Status(serial=self._serial, slots=tuple(map(self._loaded, targets.values())), gateway="gateway-1")
 
-    def _loaded(self, digest: str) -> dict[str, str]:
-        if blobs.damaged(self.folder, digest):
-            return {"state": "failed", "code": "damaged-blob"}
-        return {"state": "ready"}
+    def _loaded(self, target: Target) -> SlotStatus:
+        if blobs.damaged(self.folder, target.release.digest):
+            return SlotStatus(pipeline=PIPELINE, target=target, state="failed", code="damaged-blob")
+        return SlotStatus(pipeline=PIPELINE, target=target, state="ready")
 
     def check_slots(self) -> None:
         """What a saved slot names is whole."""
@@ -278,6 +281,9 @@ class _Disk:
             raise
         finally:
             self._device.check_slots()
+
+    def verify(self, releases: Collection[str]) -> None:
+        """Nobody reads again what is read at every load here."""
 
 
 def needed_slots(pipeline: PipelineRecord) -> list[str]:

@@ -70,11 +70,7 @@ class RecordedDisk(Generic[P]):
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        before: Callable[[int, str], None] = lambda _, __: None,
-        promise: Callable[[], P] = lambda: None,
+        self, root: Path, promise: Callable[[], P], *, before: Callable[[int, str], None] = lambda _, __: None
     ) -> None:
         self.root = root
         self.operations: list[Operation] = []

@@ -44,6 +44,13 @@ class CollectGarbage:
     keep: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class VerifySlots:
+    """Read all bytes of these releases, slowly, beside everything else. `SlotsVerified` says what was found."""
+
+    releases: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spool:
     """Sign the report and make it durable; only then tell the gateway that it may forget `windows` (its own numbers)."""
@@ -59,4 +66,4 @@ class WakeAt:
     monotonic_us: int
 
 
-Command = Save | Tell | StartFetch | StopFetch | CollectGarbage | Spool | WakeAt
+Command = Save | Tell | StartFetch | StopFetch | CollectGarbage | VerifySlots | Spool | WakeAt

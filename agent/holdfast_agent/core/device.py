@@ -25,6 +25,8 @@ from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import Event, EventKind, Window
 
 SECOND_US: Final = 1_000_000
+# Bits rot in months; a day of reading 8 MiB/s is nothing to a disk.
+VERIFY_S: Final = 86_400.0
 DETAIL_LENGTH_MAX: Final = 500  # of an event: one line for a person
 # Pipelines a small device could serve at all; more documents than that are somebody's mistake.
 PIPELINES_MAX: Final = 16
@@ -34,17 +36,30 @@ Purpose = Literal["serve", "standby", "stage", "repair"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """What the device is provisioned with, and this boot. `health_us` is the time between two health reports."""
+    """What the device is provisioned with, and this boot. `health_us` is the time between two health reports.
+
+    `verify_us` is the time between two verifications of all slots; `verify_draw`, from [0, 1), is the first one's share of it.
+    """
 
     membership: Membership
     directors: Mapping[KeyId, tuple[int, PublicKey]]  # the epoch each may direct in, and the key
     boot: str
     agent_version: str
     health_us: int
+    verify_us: int
+    verify_draw: float
 
     @classmethod
     def of(
-        cls, membership: Membership, authorities: Authorities, *, boot: str, agent_version: str, health_s: float
+        cls,
+        membership: Membership,
+        authorities: Authorities,
+        *,
+        boot: str,
+        agent_version: str,
+        health_s: float,
+        verify_s: float = VERIFY_S,
+        verify_draw: float = 1.0,
     ) -> Own:
         epochs = {holder.epoch for holder in authorities.directors}
         return cls(
@@ -57,6 +72,8 @@ class Own:
             boot=boot,
             agent_version=agent_version,
             health_us=int(health_s * SECOND_US),
+            verify_us=int(verify_s * SECOND_US),
+            verify_draw=verify_draw,
         )
 
     @property
@@ -128,6 +145,14 @@ class GatewayView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """When the slots' bytes are next to be read; `until_us` is set while somebody reads them."""
+
+    due_us: int = 0
+    until_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Desk:
     """What is to be reported. `windows` by reported number; `reported` are spooled, and the gateway may still send them."""
 
@@ -154,6 +179,7 @@ class Device:
     fetch: tuple[str, Target] | None = None
     garbage: bool = False
     desk: Desk = field(default_factory=Desk)
+    verification: Verification = field(default_factory=Verification)
     outgoing: tuple[Command, ...] = ()
 
     @property

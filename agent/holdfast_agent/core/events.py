@@ -64,6 +64,15 @@ class RollbackAsked:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsVerified:
+    """The slots' bytes were read: releases that are whole, and those that are not. `draw` from [0, 1) spreads the next time."""
+
+    whole: frozenset[str]
+    damaged: frozenset[str]
+    draw: float
+
+
 @dataclass(frozen=True, slots=True)
 class SpoolFailed:
     """The report with this number is not on disk: its windows stay with the gateway, and are reported again."""
@@ -77,5 +86,13 @@ class Tick:
 
 
 Event = (
-    DocumentReceived | GatewayConnected | GatewayGone | GatewaySaid | FetchEnded | RollbackAsked | SpoolFailed | Tick
+    DocumentReceived
+    | GatewayConnected
+    | GatewayGone
+    | GatewaySaid
+    | FetchEnded
+    | RollbackAsked
+    | SlotsVerified
+    | SpoolFailed
+    | Tick
 )

@@ -140,5 +140,7 @@ def _is(slot: Target | None, target: Target) -> bool:
 
 
 def _damaged(device: Device, name: str, slot: Target) -> bool:
+    if slot.release.digest in device.record.damaged:
+        return True
     status = device.gateway.slot(name, slot)
     return status is not None and status.state == "failed" and status.code == DAMAGED

@@ -11,7 +11,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from holdfast_agent.core import backoff, departure, slots
+from holdfast_agent.core import backoff, departure, slots, verification
 from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
@@ -78,6 +78,7 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
         return _try_later(device, name, now, wait_us)
     digest = goal.target.release.digest
     device = replace(device, releases={**device.releases, digest: ended.release})
+    device = verification.mended(device, digest, now)
     return _arrived(device, name, goal, now)
 
 
@@ -198,7 +199,10 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
             return device.telling("staged", now, pipeline=name, target=goal.target, detail="standby", urgent=False)
         case "repair":  # counts as an attempt: bytes that go bad again and again must not become a busy loop
             wait_us = backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12)
-            return _tell_to_reload(_try_later(device, name, now, wait_us), name, goal)
+            device = _try_later(device, name, now, wait_us)
+            if not device.gateway.failed(name, goal.target):  # it serves from memory, and goes on
+                return device
+            return _tell_to_reload(device, name, goal)
         case _ as impossible:
             assert_never(impossible)
 

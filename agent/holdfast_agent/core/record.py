@@ -103,7 +103,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. `incarnation` is random per state directory; no report had `number` yet, nor one above it.
 
     `boots` counts the agent's starts. A gateway process (`gateway`, random) numbers its windows from nothing; ours go on from
-    `windows_from`, and none was `windows_next` yet: a window's number is reported once, whatever restarts.
+    `windows_from`, and none was `windows_next` yet: a window's number is reported once, whatever restarts. `damaged` are
+    releases of slots whose bytes on this disk do not verify.
     """
 
     format: int = FORMAT
@@ -115,6 +116,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     windows_next: int = 0
     pipelines: dict[str, PipelineRecord] = {}
     documents: tuple[StoredDocument, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     def pipeline(self, name: str) -> PipelineRecord:
         return self.pipelines.get(name) or PipelineRecord()

@@ -126,7 +126,8 @@ def _spooled(
 def pipeline_report(device: Device, name: str) -> PipelineReport:
     """One pipeline as it is; `serving` by the gateway's word, the slots by the record's."""
     pipeline, live = device.record.pipeline(name), device.live_of(name)
-    slots = (pipeline.current, pipeline.previous)
+    slots = [slot for slot in (pipeline.current, pipeline.previous) if slot is not None]
+    rotten = any(slot.release.digest in device.record.damaged for slot in slots)
     return PipelineReport(
         pipeline=name,
         state=pipeline.state.value,
@@ -136,7 +137,7 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
         candidate=_slot(device, name, pipeline, pipeline.candidate),
         condemned_here=tuple(_condemned(one) for one in pipeline.condemned_here[-CONDEMNED_REPORTED_MAX:]),
         single=pipeline.single,
-        degraded=any(device.gateway.failed(name, slot) for slot in slots),
+        degraded=rotten or any(device.gateway.failed(name, slot) for slot in slots),
         waiting_for=live.waiting_for if pipeline.state is not State.FETCHING else "",
     )
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from holdfast_agent.core import acceptance, backoff, dataplane, departure, intent, life, reporting
+from holdfast_agent.core import acceptance, backoff, dataplane, departure, intent, life, reporting, verification
 from holdfast_agent.core.commands import Command, Save, WakeAt
 from holdfast_agent.core.device import SECOND_US, Desk, Device, Leaving, Live, Own
 from holdfast_agent.core.events import (
@@ -25,6 +25,7 @@ from holdfast_agent.core.events import (
     GatewaySaid,
     Moment,
     RollbackAsked,
+    SlotsVerified,
     SpoolFailed,
     Tick,
 )
@@ -63,6 +64,7 @@ def resume(own: Own, record: Record, releases: Mapping[str, Release], now: Momen
         desk=Desk(number=record.number, health_due_us=now.monotonic_us + min(own.health_us, FIRST_HEALTH_US)),
         garbage=True,
     )
+    device = verification.first(device, now)
     for name in record.pipelines:
         device = _resumed(device, name, now)
     device = device.telling("restarted", now, detail=f"start {started.boots}", urgent=False)
@@ -88,6 +90,8 @@ def _after(device: Device, event: Event, now: Moment) -> Device:
             return life.fetched(device, event, now)
         case RollbackAsked():
             return departure.roll_back_here(device, event, now)
+        case SlotsVerified():
+            return verification.verified(device, event, now)
         case SpoolFailed(number):
             return reporting.not_spooled(device, number)
         case Tick():
@@ -118,7 +122,8 @@ def _settled(before: Record, device: Device, now: Moment) -> Step:
             device = changed
         else:
             raise AssertionError(f"{name} changes for ever: {device.record.pipeline(name)}")
-    device = reporting.reported(life.collected(dataplane.told(device)), now)
+    device = verification.settled(life.collected(dataplane.told(device)), now)
+    device = reporting.reported(device, now)
     commands = device.outgoing
     if device.record != before:
         commands = (Save(device.record), *commands)
@@ -181,6 +186,8 @@ def _wake_us(device: Device, now: Moment) -> int:
     """The next moment at which something is due by itself. What is past and still waits, waits for another event."""
     desk = device.desk
     times = [desk.health_due_us if desk.closing_until_us is None else desk.closing_until_us]
+    reading = device.verification
+    times.append(reading.due_us if reading.until_us is None else reading.until_us)
     for live in device.live.values():
         times += [one for one in (live.due_us, live.retry_us, live.reload_us) if one is not None]
     return min((one for one in times if one > now.monotonic_us), default=now.monotonic_us + device.own.health_us)

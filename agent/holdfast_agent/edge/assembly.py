@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import signal
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from holdfast_agent.edge.outbox import Outbox
 from holdfast_agent.edge.polling import AssignmentPoll
 from holdfast_agent.edge.record_file import RecordFile
 from holdfast_agent.edge.spool import Spool
+from holdfast_agent.edge.verifying import SlotVerifier
 from holdfast_shared import __version__
 from holdfast_shared.wire.release import Release
 
@@ -30,10 +32,10 @@ log: Final = logging.getLogger(__name__)
 
 
 class ReleasesOnDisk:
-    """The releases under a state directory."""
+    """The releases under a state directory. Without a verifier, as on one errand, nothing is read again."""
 
-    def __init__(self, folder: StateFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: StateFolder, verifier: SlotVerifier | None = None) -> None:
+        self._folder, self._verifier = folder, verifier
 
     def release_of(self, digest: str) -> Release | None:
         return blobs.release_of(self._folder, digest)
@@ -42,6 +44,10 @@ class ReleasesOnDisk:
         deleted = blobs.collect_garbage(self._folder, keep)
         if deleted:
             log.info("deleted %d file(s) that no slot names", deleted)
+
+    def verify(self, releases: Collection[str]) -> None:
+        if self._verifier is not None:
+            self._verifier.start(releases)
 
 
 def run(path: Path) -> None:
@@ -58,6 +64,8 @@ def run(path: Path) -> None:
         ending.callback(spool.close)
         fetcher = FetchProcess(path, inbox.emit)
         ending.callback(fetcher.stop)
+        verifier = SlotVerifier(found.folder, inbox.emit)
+        ending.callback(verifier.stop)
         gateway = ControlClient(found.folder.control_socket, inbox.emit)
         poll = AssignmentPoll(
             url=found.server.url,
@@ -72,7 +80,7 @@ def run(path: Path) -> None:
             data_plane=gateway,
             fetcher=fetcher,
             outbox=Outbox(spool, broker, fleet=own.membership.fleet, device=own.membership.device, key=own.key),
-            disk=ReleasesOnDisk(found.folder),
+            disk=ReleasesOnDisk(found.folder, verifier),
             clock=clock.now,
             fleet=own.membership.fleet,
         )
@@ -92,6 +100,8 @@ def own_of(found: Configuration, known: Identity) -> Own:
         boot=clock.boot_id(),
         agent_version=__version__,
         health_s=found.agent.health_s,
+        verify_s=found.agent.verify_s,
+        verify_draw=random.random(),  # noqa: S311 - spreads a fleet's readings; nobody gains by guessing it
     )
 
 

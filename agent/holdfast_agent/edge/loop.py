@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from typing import Final, Protocol, assert_never
 
 from holdfast_agent.core import departure, events, reporting
-from holdfast_agent.core.commands import CollectGarbage, Command, Save, Spool, StartFetch, StopFetch, Tell, WakeAt
+from holdfast_agent.core.commands import (
+    CollectGarbage,
+    Command,
+    Save,
+    Spool,
+    StartFetch,
+    StopFetch,
+    Tell,
+    VerifySlots,
+    WakeAt,
+)
 from holdfast_agent.core.device import Device, Own
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import Record
@@ -46,7 +56,7 @@ class Stop:
     """Somebody wants the agent to end."""
 
 
-Happening = BrokerEvent | Polled | FetchEnded | ControlEvent | RollbackRequested | Stop
+Happening = BrokerEvent | Polled | FetchEnded | ControlEvent | RollbackRequested | events.SlotsVerified | Stop
 
 
 class RecordStore(Protocol):
@@ -89,6 +99,9 @@ class Disk(Protocol):
     def release_of(self, digest: str) -> Release | None: ...
 
     def collect_garbage(self, keep: Collection[str]) -> None: ...
+
+    def verify(self, releases: Collection[str]) -> None:
+        """Begin to read all their bytes beside everything else; `SlotsVerified` follows. May be repeated."""
 
 
 class Inbox:
@@ -177,7 +190,7 @@ class Loop:
         match happening:
             case None:
                 return events.Tick()
-            case events.GatewayConnected() | events.GatewayGone() | events.GatewaySaid():
+            case events.GatewayConnected() | events.GatewayGone() | events.GatewaySaid() | events.SlotsVerified():
                 return happening
             case Received(topic, payload):
                 return self._document(topic, payload)
@@ -276,6 +289,8 @@ class Loop:
                 self._fetcher.stop()
             case CollectGarbage(keep):
                 self._collect(keep)
+            case VerifySlots(releases):
+                self._disk.verify(releases)
             case Spool(report=report, windows=windows):
                 self._put(report, windows, lost)
             case WakeAt(monotonic_us):

@@ -76,6 +76,9 @@ class World:
     def collect_garbage(self, keep: Collection[str]) -> None:
         self.done.append(f"keep {len(keep)}")
 
+    def verify(self, releases: Collection[str]) -> None:
+        self.done.append(f"verify {len(releases)}")
+
     def now(self) -> Moment:
         self.at_us += 1000
         return Moment(at=BEGAN.at + self.at_us - BEGAN.monotonic_us, monotonic_us=self.at_us)

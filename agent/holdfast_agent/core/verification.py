@@ -1,0 +1,98 @@
+"""Bit rot, found while nothing else is to be done: every slot's bytes are read again from time to time.
+
+What does not verify is fetched again, and the device is `degraded` until it is whole, across restarts of the agent. What
+serves goes on serving meanwhile: its worker has the bytes in memory, and so has the refuge's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from holdfast_agent.core.commands import VerifySlots
+from holdfast_agent.core.device import SECOND_US, Device, Verification
+from holdfast_agent.core.events import Moment, SlotsVerified
+from holdfast_agent.core.record import State
+from holdfast_shared.assign import Target
+from holdfast_shared.failure_codes import FailureCode
+
+# Whoever reads has a slow disk and reads slowly on purpose; past this it has been forgotten, and is asked anew.
+DEADLINE_US: Final = 6 * 3600 * SECOND_US
+
+
+def first(device: Device, now: Moment) -> Device:
+    """When the first verification after a start is due: a fleet that lost its power together does not read together."""
+    due_us = now.monotonic_us + int(device.own.verify_us * device.own.verify_draw)
+    return replace(device, verification=Verification(due_us=due_us))
+
+
+def verified(device: Device, said: SlotsVerified, now: Moment) -> Device:
+    """After the bytes were read. What no slot names any more, or was not asked for, is nobody's business."""
+    if device.verification.until_us is None:
+        return device
+    due_us = now.monotonic_us + int(device.own.verify_us * (0.5 + said.draw))
+    device = replace(device, verification=Verification(due_us=due_us))
+    known, named = set(device.record.damaged), {slot.release.digest for _, slot in _slots(device)}
+    for digest in sorted(known & said.whole):
+        device = mended(device, digest, now)
+    fresh = (said.damaged & named) - known
+    for name, slot in _slots(device):
+        if slot.release.digest in fresh:
+            device = device.telling(
+                "degraded",
+                now,
+                pipeline=name,
+                target=slot,
+                code=FailureCode.DAMAGED_BLOB,
+                detail="its bytes on this disk do not verify any more; they are fetched again",
+            )
+    return _with_damaged(device, set(device.record.damaged) | fresh)
+
+
+def mended(device: Device, digest: str, now: Moment) -> Device:
+    """The release is whole: it was fetched again, or reads well after all."""
+    if digest not in device.record.damaged:
+        return device
+    for name, slot in _slots(device):
+        if slot.release.digest == digest:
+            device = device.telling("staged", now, pipeline=name, target=slot, detail="whole again")
+    return _with_damaged(device, set(device.record.damaged) - {digest})
+
+
+def settled(device: Device, now: Moment) -> Device:
+    """With a verification begun when it is due and nothing else is under way; without damage that no slot has any more."""
+    slots = list(_slots(device))
+    device = _with_damaged(device, set(device.record.damaged) & {slot.release.digest for _, slot in slots})
+    known = device.verification
+    if known.until_us is not None and now.monotonic_us >= known.until_us:
+        known = Verification(due_us=now.monotonic_us + device.own.verify_us)
+        device = replace(device, verification=known)
+    if known.until_us is not None or now.monotonic_us < known.due_us or not _idle(device):
+        return device
+    if not slots:
+        return replace(device, verification=Verification(due_us=now.monotonic_us + device.own.verify_us))
+    device = replace(device, verification=replace(known, until_us=now.monotonic_us + DEADLINE_US))
+    return device.doing(VerifySlots(frozenset(slot.release.digest for _, slot in slots)))
+
+
+def _idle(device: Device) -> bool:
+    states = {device.record.pipeline(name).state for name in device.names}
+    return states <= {State.IDLE} and device.fetch is None
+
+
+def _slots(device: Device) -> Iterator[tuple[str, Target]]:
+    """Current and previous of every pipeline: a candidate was verified when it came, a minute ago."""
+    for name, pipeline in sorted(device.record.pipelines.items()):
+        for slot in (pipeline.current, pipeline.previous):
+            if slot is not None:
+                yield name, slot
+
+
+def _with_damaged(device: Device, digests: set[str]) -> Device:
+    damaged = tuple(sorted(digests))
+    if damaged == device.record.damaged:
+        return device
+    return replace(device, record=msgspec.structs.replace(device.record, damaged=damaged))

@@ -1,0 +1,71 @@
+"""Reading every slot again, from a real disk: what it says, that it is slow on purpose, and that it ends when it is told to."""
+
+from __future__ import annotations
+
+import queue
+import time
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.core.events import SlotsVerified
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.edge.verifying import SlotVerifier
+from support.published import publish
+
+ONE, TWO = publish("1.0.0"), publish("1.1.0")
+WITHIN_S = 20.0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StateFolder:
+    made = StateFolder(tmp_path / "state")
+    for release in (ONE, TWO):
+        release.install(made)
+    return made
+
+
+def read(verifier: SlotVerifier, said: queue.SimpleQueue[SlotsVerified]) -> SlotsVerified:
+    verifier.start({ONE.digest, TWO.digest})
+    found = said.get(timeout=WITHIN_S)
+    verifier.stop()
+    return found
+
+
+def test_one_flipped_bit_is_found_and_the_other_release_is_whole(folder: StateFolder) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    path = folder.blob(ONE.weights)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    found = read(SlotVerifier(folder, said.put), said)
+    assert found.whole == {TWO.digest}
+    assert found.damaged == {ONE.digest}
+    assert 0 <= found.draw < 1
+    path.write_bytes(raw)
+    assert read(SlotVerifier(folder, said.put), said).damaged == frozenset()
+
+
+def test_a_manifest_that_is_gone_is_damage(folder: StateFolder) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    folder.manifest(TWO.model_digest).unlink()
+    assert read(SlotVerifier(folder, said.put), said).damaged == {TWO.digest}
+
+
+def test_it_reads_no_faster_than_it_may(folder: StateFolder) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    size_bytes = folder.blob(ONE.weights).stat().st_size + folder.blob(TWO.weights).stat().st_size
+    began = time.monotonic()
+    read(SlotVerifier(folder, said.put, read_bytes_per_s=size_bytes / 0.4), said)
+    assert time.monotonic() - began >= 0.4
+
+
+def test_one_that_is_stopped_says_nothing(folder: StateFolder) -> None:
+    """And ends at once, though it had hours to go; a second start meanwhile begins no second reading."""
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    verifier = SlotVerifier(folder, said.put, read_bytes_per_s=0.01)
+    verifier.start({ONE.digest})
+    verifier.start({TWO.digest})
+    began = time.monotonic()
+    verifier.stop()
+    assert time.monotonic() - began < WITHIN_S / 10
+    assert said.empty()
