@@ -10,7 +10,7 @@ from holdfast_agent.fetch import blob
 from holdfast_shared import durable
 from support.hostile_server import HostileServer, running_hostile_server
 from support.power_scenarios import PIECE_BYTES, SCENARIOS, serve_all
-from support.powered_device import PoweredDevice
+from support.powered_device import PoweredDevice, Witness
 from support.recorded_disk import Image, Medium, RecordedDisk
 
 
@@ -32,7 +32,7 @@ def before(server: HostileServer, tmp_path: Path) -> dict[str, Image]:
     root = tmp_path / "before"
     root.mkdir()
     for scenario in SCENARIOS:
-        durable.calls = disk = RecordedDisk[None](root)
+        durable.calls = disk = RecordedDisk(root, Witness)
         found[scenario.name] = Medium.of(disk).durable
         PoweredDevice(root, server.url).run(*scenario.phases)
     return found

@@ -66,8 +66,8 @@ class Cutting:
 
 
 def lived(root: Path, server: HostileServer, scenario: Scenario) -> tuple[RecordedDisk[Witness], Witness]:
-    witness = Witness()
-    durable.calls = disk = RecordedDisk(root, promise=witness.copy)
+    witness = Witness.of(root)
+    durable.calls = disk = RecordedDisk(root, witness.copy)
     PoweredDevice(root, server.url, witness).run(*scenario.phases)
     return disk, witness
 
@@ -116,7 +116,8 @@ def test_a_cut_after_the_restart_of_a_killed_agent_is_no_worse(
         indices = sorted(random.Random(scenario.name).sample(indices, min(KILLS, len(indices))))
     cutting = Cutting(tmp_path, server, scenario)
     for killed_at in indices:
-        root, witness = begun(scenario), Witness()
+        root = begun(scenario)
+        witness = Witness.of(root)
         disk = killed(root, server, scenario, killed_at, witness)
         first = len(disk.operations)
         disk.before = lambda _, __: None
@@ -132,7 +133,7 @@ def killed(root: Path, server: HostileServer, scenario: Scenario, at: int, witne
         if call >= at:
             raise PowerCut
 
-    durable.calls = disk = RecordedDisk(root, before=kill, promise=witness.copy)
+    durable.calls = disk = RecordedDisk(root, witness.copy, before=kill)
     with pytest.raises(PowerCut):
         PoweredDevice(root, server.url, witness).run(*scenario.phases)
     disk.close_all()
