@@ -173,6 +173,13 @@ def test_without_a_refuge_requests_behind_a_crash_are_told_so(bench: GatewayBenc
     assert counted(pair.window(pair.serving)) == {"requests": 3, "errors": 1, "hangs": 1}
 
 
+@pytest.mark.parametrize(("what", "code"), [("crash", "crash"), ("hang", "hang")])
+def test_a_lost_worker_says_how_it_was_lost(bench: GatewayBench, pair: Pair, what: str, code: str) -> None:
+    with bench.http() as http:
+        http.infer(v1_1_0=what)
+        assert pair.agent.until(partial(_ready_with_loads, pair.serving, 2)).code == code
+
+
 def test_a_lost_worker_is_started_again(bench: GatewayBench, pair: Pair) -> None:
     before = pair.agent.until_state(pair.serving, "ready").worker_pid
     with bench.http() as http:
