@@ -26,6 +26,7 @@ from support.power_scenarios import SCENARIOS, Scenario
 from support.powered_device import PoweredDevice, Witness
 from support.recorded_disk import Image, Medium, RecordedDisk, lay_out
 
+pytestmark = pytest.mark.slow
 FULL: Final = os.environ.get("HOLDFAST_POWER_FULL") == "1"
 ERRORS: Final = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EMFILE)
 SMALL: Final = "256k"

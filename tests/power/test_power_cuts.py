@@ -22,6 +22,7 @@ from support.power_scenarios import SCENARIOS, Scenario
 from support.powered_device import PoweredDevice, Witness
 from support.recorded_disk import Image, Medium, PowerCut, RecordedDisk, fingerprint, lay_out
 
+pytestmark = pytest.mark.slow
 FULL: Final = os.environ.get("HOLDFAST_POWER_FULL") == "1"
 SAMPLES: Final = 200 if FULL else 12
 KILLS: Final = None if FULL else 5
