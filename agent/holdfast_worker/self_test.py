@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
+from holdfast_shared.golden_cases import CASES_MAX
 from holdfast_shared.wire.release import Datatype, SelfTest
 from holdfast_worker import tensors
 from holdfast_worker.failures import InputFault, LoadRefused, ModelRaised
 from holdfast_worker.stages import Stages
 from holdfast_worker.tensors import Array
-
-CASES_MAX: Final = 1000  # what publish accepts
 
 
 class _Golden(msgspec.Struct, frozen=True):

@@ -9,8 +9,7 @@ import json
 import queue
 import secrets
 import ssl
-from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import Any, Final
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -19,45 +18,13 @@ from paho.mqtt.properties import Properties
 
 from holdfast_cli.failures import Unreachable, refused
 from holdfast_shared import topics
-from holdfast_shared.errors import Malformed
+from holdfast_shared.broker_address import BrokerAddress
 
 ANSWER_S: Final = 15.0
 CONNECT_S: Final = 5.0
 # An answer holds one rollback; more is somebody else's message.
 ANSWER_BYTES_MAX: Final = 1024 * 1024
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _KEEPALIVE_S: Final = 30
-
-
-class Address(NamedTuple):
-    host: str
-    port: int
-    tls: bool
-    user: str | None = None
-    password: str | None = None
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """`mqtt[s]://[user:password@]host[:port]`. Raises Malformed."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in _PORTS or not parts.hostname or parts.path not in ("", "/"):
-            raise Malformed(
-                f"{url!r} is no broker address", field="--mqtt", next_step="write it like mqtt://127.0.0.1:1883"
-            )
-        return cls(
-            parts.hostname,
-            port or _PORTS[parts.scheme],
-            parts.scheme == "mqtts",
-            unquote(parts.username) if parts.username else None,
-            unquote(parts.password) if parts.password else None,
-        )
-
-    def __str__(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
 
 def answer_topic(fleet: str, client: str) -> str:
@@ -65,7 +32,7 @@ def answer_topic(fleet: str, client: str) -> str:
     return f"holdfast/{fleet}/answer/{client}"
 
 
-def ask(address: Address, *, fleet: str, verb: str, message: bytes, answer_s: float = ANSWER_S) -> Any:
+def ask(address: BrokerAddress, *, fleet: str, verb: str, message: bytes, answer_s: float = ANSWER_S) -> Any:
     """Send a signed command and wait for its answer. Raises Refused as the server answered, or Unreachable."""
     name = f"holdfast-cli-{secrets.token_hex(6)}"
     correlation = secrets.token_bytes(16)
@@ -94,7 +61,7 @@ def ask(address: Address, *, fleet: str, verb: str, message: bytes, answer_s: fl
 
 
 def _client(
-    address: Address, name: str, correlation: bytes, happened: queue.SimpleQueue[tuple[str, Any]]
+    address: BrokerAddress, name: str, correlation: bytes, happened: queue.SimpleQueue[tuple[str, Any]]
 ) -> paho.Client:
     """Callbacks only put what happened into the queue: an exception in one would kill paho's thread silently."""
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=paho.MQTTv5)
@@ -128,7 +95,7 @@ def _client(
     return client
 
 
-def _await(happened: queue.SimpleQueue[tuple[str, Any]], wanted: str, address: Address, within_s: float) -> Any:
+def _await(happened: queue.SimpleQueue[tuple[str, Any]], wanted: str, address: BrokerAddress, within_s: float) -> Any:
     while True:  # ends at what is wanted, at a failure, or at the deadline of the queue
         try:
             what, value = happened.get(timeout=within_s)
@@ -140,7 +107,7 @@ def _await(happened: queue.SimpleQueue[tuple[str, Any]], wanted: str, address: A
             return value
 
 
-def _unreachable(address: Address, why: str) -> Unreachable:
+def _unreachable(address: BrokerAddress, why: str) -> Unreachable:
     return Unreachable(
         f"no answer through {address}: {why}",
         field="--mqtt",
@@ -149,7 +116,7 @@ def _unreachable(address: Address, why: str) -> Unreachable:
     )
 
 
-def _read(raw: bytes, address: Address) -> Any:
+def _read(raw: bytes, address: BrokerAddress) -> Any:
     try:
         body = json.loads(raw) if len(raw) <= ANSWER_BYTES_MAX else None
     except ValueError:

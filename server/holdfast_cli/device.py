@@ -11,9 +11,10 @@ import msgspec
 
 from holdfast_cli import output, signed_command, waves
 from holdfast_cli.failures import Refused
-from holdfast_cli.session import Session, read_key, reads, signs
+from holdfast_cli.session import Session, reads, signs
 from holdfast_shared import selector, signing, strict_json
 from holdfast_shared.errors import Malformed
+from holdfast_shared.key_file import read_key
 from holdfast_shared.signing import PublicKey
 from holdfast_shared.wire.membership import TYPE, Membership, Stage
 

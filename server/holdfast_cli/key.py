@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from holdfast_cli import output
-from holdfast_cli.session import Session, read_key, reads, signs
+from holdfast_cli.session import Session, reads, signs
 from holdfast_shared import durable
 from holdfast_shared.errors import Conflict, Missing
+from holdfast_shared.key_file import read_key
 from holdfast_shared.signing import PrivateKey, PublicKey
 
 

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from holdfast_cli import golden_cases, onnx_file, release_toml
+from holdfast_cli import release_toml
 from holdfast_cli.faults import Fault
 from holdfast_cli.release_toml import ModelFile, ReleaseToml, VariantTable
-from holdfast_shared import strict_json
+from holdfast_shared import golden_cases, onnx_file, strict_json
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import Digest, digest_of
 from holdfast_shared.wire.release import (
@@ -191,7 +191,8 @@ def _self_test(folder: Path, described: ReleaseToml, files: dict[Digest, Path], 
     answers = described.outputs or {tensor.name: tensor.name for tensor in variant.outputs}
     by_name = {tensor.name: tensor for tensor in variant.outputs}
     named = [msgspec.structs.replace(by_name[source], name=name) for name, source in answers.items()]
-    found += golden_cases.faults_in((folder / table.file).read_bytes(), variant.inputs, named)
+    wrong = golden_cases.faults_in((folder / table.file).read_bytes(), variant.inputs, named)
+    found += [Fault("self_test.file", words) for words in wrong]
     files[hashed.digest] = folder / table.file
     return SelfTest(
         blob=Blob(digest=hashed.digest, size_bytes=hashed.size_bytes),

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from holdfast_cli import output, signed_command, waves
-from holdfast_cli.session import Session, read_key, reads, signs
+from holdfast_cli.session import Session, reads, signs
 from holdfast_shared.errors import Malformed
+from holdfast_shared.key_file import read_key
 from holdfast_shared.wire.command import LIFETIME_MAX_S, Approve, Rollback
 
 

@@ -12,12 +12,11 @@ from typing import Any, Final, TypeVar
 import click
 
 from holdfast_cli.server import Server
-from holdfast_shared.errors import Malformed, Missing
+from holdfast_shared.errors import Malformed
+from holdfast_shared.key_file import read_key
 from holdfast_shared.signing import PrivateKey
 
 SERVER_DEFAULT: Final = "http://127.0.0.1:8080"
-# A PEM of an Ed25519 key has 119 bytes; what is larger is some other file.
-KEY_BYTES_MAX: Final = 4096
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,21 +45,6 @@ class Session:
                 next_step="name your key file with --key FILE or HOLDFAST_KEY; make one with: holdfast key new FILE",
             )
         return read_key(self.key_file, option="--key")
-
-
-def read_key(path: Path, *, option: str) -> PrivateKey:
-    """The private key in a PEM file. Raises Missing or Malformed that names `option`."""
-    try:
-        with path.open("rb") as stream:
-            pem = stream.read(KEY_BYTES_MAX)
-    except OSError as error:
-        raise Missing(
-            f"cannot read the key {path}: {error.strerror}", field=option, next_step="make one: holdfast key new FILE"
-        ) from error
-    try:
-        return PrivateKey.from_pem(pem)
-    except Malformed as error:
-        raise Malformed(f"{path}: {error.message}", field=option, next_step=error.next_step) from error
 
 
 def reads(function: F) -> F:

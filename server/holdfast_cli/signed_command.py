@@ -13,6 +13,7 @@ import msgspec
 from holdfast_cli import broker
 from holdfast_cli.session import Session
 from holdfast_shared import durable, selector, signing, strict_json
+from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.errors import Malformed, Missing
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.command import TYPE, Act, Command
@@ -55,7 +56,7 @@ def send(session: Session, signed: bytes) -> Any:
 
 def send_by_broker(url: str, verb: str, signed: bytes, *, fleet: str) -> Any:
     """Over MQTT, answered on a response topic of our own; the server's result."""
-    return broker.ask(broker.Address.parse(url), fleet=fleet, verb=verb, message=signed)
+    return broker.ask(BrokerAddress.parse(url), fleet=fleet, verb=verb, message=signed)
 
 
 def write_file(file: Path, signed: bytes) -> None:

@@ -17,7 +17,6 @@ from typing import Final
 import msgspec
 from sqlalchemy.exc import DBAPIError
 
-from holdfast_cli.session import read_key
 from holdfast_server import application, logs
 from holdfast_server.api.body_limits import BodyLimits
 from holdfast_server.broker.session import BrokerSession
@@ -32,6 +31,7 @@ from holdfast_shared import __version__, durable
 from holdfast_shared import authorities as trust
 from holdfast_shared.authorities import Authorities
 from holdfast_shared.errors import Conflict, Missing, Untrusted
+from holdfast_shared.key_file import read_key
 from holdfast_shared.signing import PrivateKey, PublicKey
 
 # Each part has its own deadline; this is for the scheduler's last look.

@@ -15,7 +15,7 @@ from paho.mqtt.properties import Properties
 
 from holdfast_cli import broker
 from holdfast_cli.failures import Refused, Unreachable
-from holdfast_shared.errors import Malformed
+from holdfast_shared.broker_address import BrokerAddress
 from support.mosquitto import Mosquitto, running_mosquitto
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ class Answering:
 
 def test_the_answer_is_the_servers_result(mosquitto: Mosquitto) -> None:
     with Answering(mosquitto.port, json.dumps({"ok": True, "id": "rb-1"}).encode()) as server:
-        done = broker.ask(broker.Address.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"signed bytes")
+        done = broker.ask(BrokerAddress.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"signed bytes")
         heard = server.heard.get(timeout=10)
     assert done == {"ok": True, "id": "rb-1"}
     assert (heard.topic, heard.payload, heard.qos) == ("holdfast/demo/command/rollback", b"signed bytes", 1)
@@ -70,35 +70,23 @@ def test_the_answer_is_the_servers_result(mosquitto: Mosquitto) -> None:
 def test_a_refusal_keeps_its_field_and_next_step(mosquitto: Mosquitto) -> None:
     error = {"code": "untrusted", "field": "signatures", "message": "nobody known signed it", "next": "sign it"}
     with Answering(mosquitto.port, json.dumps({"error": error}).encode()), pytest.raises(Refused) as raised:
-        broker.ask(broker.Address.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x")
+        broker.ask(BrokerAddress.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x")
     assert (raised.value.code, raised.value.field, raised.value.next_step) == ("untrusted", "signatures", "sign it")
 
 
 @pytest.mark.parametrize("answer", [b"", b"no json", b"[]", b'{"error": "?"}'])
 def test_an_answer_that_is_none_of_ours_is_one_error(mosquitto: Mosquitto, answer: bytes) -> None:
     with Answering(mosquitto.port, answer), pytest.raises(Unreachable):
-        broker.ask(broker.Address.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x")
+        broker.ask(BrokerAddress.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x")
 
 
 def test_silence_ends_at_the_deadline_and_says_to_look_before_repeating(mosquitto: Mosquitto) -> None:
     with pytest.raises(Unreachable) as raised:
-        broker.ask(broker.Address.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x", answer_s=0.3)
+        broker.ask(BrokerAddress.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x", answer_s=0.3)
     assert raised.value.field == "--mqtt"
     assert "holdfast rollbacks" in raised.value.next_step
 
 
 def test_an_answer_to_somebody_else_is_passed_over(mosquitto: Mosquitto) -> None:
     with Answering(mosquitto.port, b'{"ok": true}', correlated=False), pytest.raises(Unreachable):
-        broker.ask(broker.Address.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x", answer_s=0.5)
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:1883", "http://127.0.0.1", "mqtt://", "mqtt://h:x", "mqtt://h/topic", ""])
-def test_a_broker_address_with_a_typo_names_the_option(url: str) -> None:
-    with pytest.raises(Malformed) as raised:
-        broker.Address.parse(url)
-    assert raised.value.field == "--mqtt"
-
-
-def test_a_broker_address_has_a_port_of_its_own_kind() -> None:
-    assert broker.Address.parse("mqtt://h") == ("h", 1883, False, None, None)
-    assert broker.Address.parse("mqtts://anna:p%40ss@h:99") == ("h", 99, True, "anna", "p@ss")
+        broker.ask(BrokerAddress.parse(mosquitto.url), fleet="demo", verb="rollback", message=b"x", answer_s=0.5)

@@ -20,6 +20,7 @@ from demonstration.processes import installed
 from holdfast_cli import broker
 from holdfast_cli.failures import Refused
 from holdfast_shared import topics
+from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.signing import PrivateKey, sign
 from holdfast_shared.wire.report import TYPE
 from support import digits_models
@@ -146,7 +147,7 @@ def test_what_no_device_said_is_dropped_and_told(quiet: SmallFleet) -> None:
 def test_a_malformed_command_gets_one_error_on_its_response_topic(quiet: SmallFleet, payload: bytes) -> None:
     before = quiet.store()
     with pytest.raises(Refused) as refused:
-        broker.ask(broker.Address.parse(quiet.broker), fleet=FLEET, verb="rollback", message=payload)
+        broker.ask(BrokerAddress.parse(quiet.broker), fleet=FLEET, verb="rollback", message=payload)
     assert refused.value.code == "malformed"
     assert refused.value.next_step
     assert quiet.store() == before

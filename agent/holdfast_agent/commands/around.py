@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -23,6 +22,7 @@ from holdfast_agent.core.record import Record
 from holdfast_agent.edge import local_control, request
 from holdfast_agent.edge.identity import Identity
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.errors import HoldfastError
 from holdfast_worker import protocol
 from holdfast_worker.protocol import Hello, Kind, Stop
@@ -33,7 +33,6 @@ REACH_S: Final = 5.0
 SERVER_S: Final = 15.0
 CLOCK_OFF_S: Final = 300.0
 _OUTPUT_BYTES_MAX: Final = 64 * 1024
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 # Imports what a worker imports, in a process of its own: this one stays as small as the agent.
 _FINGERPRINT: Final = """
 import json, numpy, onnxruntime
@@ -105,12 +104,11 @@ def agent(folder: StateFolder) -> Finding:
 
 def broker(url: str) -> Finding:
     """Whether something takes connections there. Not more: a second session of this device would end the agent's."""
-    parts = urlsplit(url)
-    where = (parts.hostname or "", parts.port or _PORTS[parts.scheme])
+    address = BrokerAddress.parse(url, field="[broker] url")
     try:
-        with socket.create_connection(where, timeout=REACH_S) as connection:
-            if parts.scheme == "mqtts":
-                ssl.create_default_context().wrap_socket(connection, server_hostname=where[0]).close()
+        with socket.create_connection((address.host, address.port), timeout=REACH_S) as connection:
+            if address.tls:
+                ssl.create_default_context().wrap_socket(connection, server_hostname=address.host).close()
     except OSError as error:
         do = "see the network and [broker] url. The device serves on, asks the server over HTTP, and keeps its reports"
         return Finding(check="broker", state="fail", said=f"{url} cannot be reached: {error}", do=do)

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, ParamSpec
-from urllib.parse import urlsplit
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -27,6 +26,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from holdfast_agent.edge.network import Network
 from holdfast_shared import topics
+from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX
 
 BACKOFF_FIRST_S: Final = 1.0
@@ -42,7 +42,6 @@ PACKET_BYTES_MAX: Final = ENVELOPE_BYTES_MAX + 1024
 STOP_S: Final = 2.0
 # A PUBACK's reason (MQTT 5, 3.4.2.1) that is no failure to MQTT, and one to us.
 NO_MATCHING_SUBSCRIBERS: Final = 0x10
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
 log: Final = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -172,15 +171,15 @@ class BrokerSession:
             client.loop_write()
 
     def _connect(self) -> None:
-        parts = urlsplit(self._url)
-        self._client = client = self._prepared(tls=parts.scheme == "mqtts")
+        address = BrokerAddress.parse(self._url, field="[broker] url")
+        self._client = client = self._prepared(tls=address.tls)
         wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         wishes.MaximumPacketSize = PACKET_BYTES_MAX
         self._connected, self._since = False, time.monotonic()
         try:
             client.connect(
-                parts.hostname or "",
-                parts.port or _PORTS[parts.scheme],
+                address.host,
+                address.port,
                 keepalive=self._keepalive_s,
                 clean_start=True,
                 properties=wishes,

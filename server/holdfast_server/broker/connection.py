@@ -24,7 +24,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from holdfast_cli.broker import Address
+from holdfast_shared.broker_address import BrokerAddress
 
 KEEPALIVE_S: Final = 30
 CONNECT_S: Final = 5.0
@@ -69,7 +69,7 @@ class Connection:
 
     def __init__(
         self,
-        address: Address,
+        address: BrokerAddress,
         *,
         client_id: str,
         subscriptions: Sequence[Subscription],

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from holdfast_cli.broker import Address
 from holdfast_server.broker.command_desk import Asked, CommandDesk, answer_topic
 from holdfast_server.broker.connection import Connection, Message, Subscription
 from holdfast_server.broker.publisher import Publisher
@@ -20,6 +19,7 @@ from holdfast_server.ingest.intake import UNACKNOWLEDGED_MAX, Arrived, Intake
 from holdfast_server.ingest.retention import Retention
 from holdfast_server.rollouts.context import Context
 from holdfast_shared import topics
+from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.wire import report
 
 # The largest report, its topic and properties. The broker keeps from us what is larger.
@@ -40,7 +40,7 @@ class BrokerSession:
 
     def __init__(self, context: Context, url: str) -> None:
         """Raises Malformed when `url` is no broker's."""
-        self._address = Address.parse(url)
+        self._address = BrokerAddress.parse(url)
         self._fleet = context.authorities.fleet
         self.intake = Intake(context)
         self._publisher = Publisher(context)

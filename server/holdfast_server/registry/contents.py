@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from holdfast_cli import golden_cases
 from holdfast_server.registry import weights
 from holdfast_server.registry.blobs import PIECE_BYTES, BlobStore
+from holdfast_shared import golden_cases
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import hex_of
 from holdfast_shared.wire.release import ModelVersion, Release
@@ -103,5 +103,5 @@ def check_self_test(blobs: BlobStore, release: Release, model: ModelVersion) -> 
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise Malformed(
-            f"{faults[0].words}{more}", field=_SELF_TEST, next_step="make the cases anew from the model's own answers"
+            f"{faults[0]}{more}", field=_SELF_TEST, next_step="make the cases anew from the model's own answers"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast_cli import onnx_file
+from holdfast_shared import onnx_file
 from holdfast_shared.errors import Malformed
 from holdfast_shared.wire.release import ModelVersion
 

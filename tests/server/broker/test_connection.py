@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from paho.mqtt import publish
 
-from holdfast_cli.broker import Address
 from holdfast_server.broker import session as session_module
 from holdfast_server.broker.connection import Connection, InOrder, Message, Subscription
 from holdfast_server.broker.session import BACKOFF_FIRST_S, BACKOFF_MAX_S, BrokerSession
+from holdfast_shared.broker_address import BrokerAddress
 from support.mosquitto import Mosquitto, running_mosquitto
 from support.reporting import eventually, sqlite_ground
 
@@ -58,7 +58,7 @@ class Stumbling:
 
 def connect(mosquitto: Mosquitto, listener: Stumbling) -> Connection:
     connection = Connection(
-        Address.parse(mosquitto.url), client_id="c", subscriptions=[Subscription("t", qos=1, retained=False)],
+        BrokerAddress.parse(mosquitto.url), client_id="c", subscriptions=[Subscription("t", qos=1, retained=False)],
         listener=listener, unacknowledged_max=1, packet_bytes_max=1000,
     )  # fmt: skip
     connection.open()

@@ -28,6 +28,7 @@ from holdfast_server.broker import session as session_module
 from holdfast_server.broker.session import BrokerSession
 from holdfast_server.store import outbox
 from holdfast_shared import selector, signing, strict_json, topics
+from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.errors import Malformed
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.command import TYPE, Act, Approve, Command, Rollback
@@ -328,7 +329,7 @@ def desk(bench: Bench, mosquitto: Mosquitto) -> Iterator[BrokerSession]:
 
 
 def ask(mosquitto: Mosquitto, verb: str, message: bytes) -> Any:
-    return asking.ask(asking.Address.parse(mosquitto.url), fleet=FLEET, verb=verb, message=message)
+    return asking.ask(BrokerAddress.parse(mosquitto.url), fleet=FLEET, verb=verb, message=message)
 
 
 def everything_published(bench: Bench) -> bool:

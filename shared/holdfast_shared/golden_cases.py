@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from holdfast_cli.faults import Fault
 from holdfast_shared import strict_json
 from holdfast_shared.errors import Malformed
 from holdfast_shared.wire.release import Datatype, Tensor
@@ -37,17 +36,17 @@ class Cases(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cases: Annotated[tuple[Case, ...], msgspec.Meta(min_length=1, max_length=CASES_MAX)]
 
 
-def faults_in(raw: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Fault]:
+def faults_in(raw: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[str]:
     """What is wrong with the cases file, each with its place in it."""
     try:
         cases = strict_json.decode(raw, Cases, what="the cases file", size_bytes_max=SIZE_BYTES_MAX, depth_max=16).cases
     except Malformed as error:
-        return [Fault("self_test.file", str(error.message) + (f" (at {error.field})" if error.field else ""))]
-    found = []
+        return [error.message + (f" (at {error.field})" if error.field else "")]
+    found: list[str] = []
     for index, case in enumerate(cases):
         found += _side(case.inputs, inputs, f"cases[{index}].inputs", complete=True)
         found += _side(case.outputs, outputs, f"cases[{index}].outputs", complete=False)
-    return [Fault("self_test.file", words) for words in found]
+    return found
 
 
 def _side(given: Sequence[GoldenTensor], declared: Sequence[Tensor], where: str, *, complete: bool) -> list[str]:
