@@ -30,8 +30,9 @@ class BrokerAddress(NamedTuple):
         except ValueError:
             parts, port = urlsplit(""), None
         if parts.scheme not in _PORTS or not parts.hostname or parts.path not in ("", "/"):
+            shown = _SECRET.sub("//…@", url)
             raise Malformed(
-                f"{url!r} is no broker address", field=field, next_step="write it like mqtt://127.0.0.1:1883"
+                f"{shown!r} is no broker address", field=field, next_step="write it like mqtt://127.0.0.1:1883"
             )
         return cls(
             parts.hostname,
