@@ -57,6 +57,7 @@ class FolderBlobs:
         self._partial = root / "partial"
         for folder in (self._whole, self._partial):
             durable.make_folder(folder)
+        durable.sync_folder(self._whole)  # a server that was killed may have named a blob and not synced the name
         for leftover in self._partial.iterdir():
             durable.remove(leftover)
 
