@@ -68,7 +68,8 @@ class Gateway:
         self._leaving: list[Pipeline] = []
         self._serial = self._serial_wanted = 0
         self._link = AgentLink(self)
-        self._http = HttpService(configuration.gateway, OpenInference(self._pipelines))
+        self._inference = OpenInference(self._pipelines)
+        self._http = HttpService(configuration.gateway, self._inference)
         self._stopped = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._status_due = False
@@ -114,7 +115,10 @@ class Gateway:
             found = durable.DoubledFile(self._folder.record, on_damage=lambda what: log.warning("%s", what)).read()
             pipelines = record.decode(found[1]).pipelines if found is not None else {}
         except (Damaged, Malformed) as error:
-            log.error("nothing is served until the agent says what should: the record is damaged: %s", error)  # noqa: TRY400 - no trace: the bytes are wrong, not the code
+            self._inference.unassigned = (
+                f"nothing is served until the agent says what should: the record is damaged: {error}"
+            )
+            log.error("%s", self._inference.unassigned)  # noqa: TRY400 - no trace: the bytes are wrong, not the code
             return []
         return [Route(pipeline=name, serving=one.serving, refuge=one.refuge) for name, one in pipelines.items()]
 
@@ -147,6 +151,7 @@ class Gateway:
         if len(routes.routes) > PIPELINES_MAX:
             log.error("the agent names %d pipelines; at most %d are served", len(routes.routes), PIPELINES_MAX)
         wanted = {route.pipeline: route for route in routes.routes[:PIPELINES_MAX]}
+        self._inference.unassigned = ""
         self._serial_wanted = routes.serial
         for name in [name for name in self._pipelines if name not in wanted]:
             pipeline = self._pipelines.pop(name)

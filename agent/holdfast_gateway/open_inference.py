@@ -76,10 +76,14 @@ def place_of(path: bytes) -> Place | None:
 
 
 class OpenInference:
-    """Answers every request, at once or when a worker has."""
+    """Answers every request, at once or when a worker has.
+
+    `unassigned`: why it is not known which pipelines there are, while it is not; empty otherwise.
+    """
 
     def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
         self._pipelines = pipelines
+        self.unassigned = ""
 
     def serve(self, request: Request, connection: Connection) -> None:
         place = place_of(request.path)
@@ -102,6 +106,8 @@ class OpenInference:
         pipeline = self._pipelines.get(place.model)
         if place.what == "load":
             _refuse(connection, HTTPStatus.FORBIDDEN, _LOADING)
+        elif pipeline is None and self.unassigned:
+            _refuse(connection, HTTPStatus.SERVICE_UNAVAILABLE, f"{place.model}: {self.unassigned}")
         elif pipeline is None:
             names = ", ".join(sorted(self._pipelines)) or "none yet"
             _refuse(connection, HTTPStatus.NOT_FOUND, f"unknown model {place.model!r}; this device serves: {names}")

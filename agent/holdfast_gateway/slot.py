@@ -214,7 +214,7 @@ class Slot:
 
     def lost(self, lost: Lost) -> None:
         """The pipeline settles what it was asked; a loss without a culprit is charged at once."""
-        log.warning("%s: its worker was lost (%s): %s", self, lost.loss, lost.detail)
+        log.warning("%s: its worker was lost (%s): %s", self, lost.loss.name.lower(), lost.detail)
         self._worker = None
         if self._retired or self.state == "failed":
             self._pipeline.lost(self, lost)

@@ -262,6 +262,10 @@ def test_a_damaged_record_serves_nothing_until_an_agent_says_what(tmp_path: Path
             assert status == 503
             assert "no pipeline is assigned" in answer["error"]
         assert "the record is damaged" in bench.log
+        with bench.http() as http:
+            status, answer = http.infer()
+        assert status == 503, "what was assigned is not known: that is no reason to say that there is no such model"
+        assert "the record is damaged" in answer["error"]
         agent = bench.agent()
         agent.until_in_force(agent.serve(target))
         with bench.http() as http:
