@@ -39,7 +39,7 @@ def run(shown: Shown, *words: str) -> Result:
         (("rollbacks",), ["rb-1", "anna", "ben", "77 of 102"]),
         (("rollbacks", "rb-1"), ["wrong totals at two shops", "digits 1.3.0 → 1.1.0"]),
         (("release", "list"), ["1.2.0", "mira"]),
-        (("decisions",), ["rollout-halted ro-3", "null-output"]),
+        (("decisions",), ["rollout halted ro-3", "null-output"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -35,7 +35,7 @@ class ShownFleet:
         self.decision_list: list[Any] = [
             {
                 "number": 7,
-                "what": "rollout-halted",
+                "what": "rollout halted",
                 "subject": "ro-3",
                 "why": "3 of 3 judged device(s) fail: null-output",
                 "evidence": {"chance": 0.000008, "failing": ["eu-west-000"], "gate": "null_rate"},
@@ -44,7 +44,7 @@ class ShownFleet:
             },
             {
                 "number": 6,
-                "what": "wave-released",
+                "what": "wave 1 of 5 released",
                 "subject": "ro-3",
                 "why": "started by anna",
                 "evidence": None,
