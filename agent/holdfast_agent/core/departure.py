@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from holdfast_agent.core import slots
+from holdfast_agent.core import backoff, slots
 from holdfast_agent.core.commands import StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Leaving, Live
 from holdfast_agent.core.events import Moment, RollbackAsked
@@ -38,6 +38,8 @@ def leave(device: Device, name: str, now: Moment, *, code: str, detail: str, beg
     to = next((slot for slot in _others(device, name, bad) if usable(device, name, slot)), None)
     if to is None:
         return stay(device, name, now, code=code, detail=f"nothing good to fall back to: {detail}")
+    if not condemns(code):
+        device = _tried(device, name, bad, now)
     leaving = Leaving(kind="fell_back", target=bad, code=code, detail=detail, began_monotonic_us=began_us)
     return _switched(device, name, to, now, "fallback", leaving)
 
@@ -193,6 +195,15 @@ def _condemned(device: Device, name: str, target: Target, now: Moment, *, code: 
     entry = Condemnation(target=target, attempt=attempt_of(device, name, target), code=code, at=max(now.at, 0))
     device = device.with_pipeline(name, slots.condemn(device.record.pipeline(name), entry))
     return device.telling("condemned_here", now, pipeline=name, target=target, code=code, detail=detail)
+
+
+def _tried(device: Device, name: str, target: Target, now: Moment) -> Device:
+    """With one more attempt of what is left and not condemned: the first is tried again at once, the next ever later."""
+    pipeline = device.record.pipeline(name)
+    failures = slots.failures(pipeline, target)
+    wait_us = backoff.repeated_us(failures) if failures else 0
+    device = device.with_pipeline(name, slots.failed_once_more(pipeline, target, max(now.at, 0) + wait_us))
+    return device.with_live(name, replace(device.live_of(name), retry_us=now.monotonic_us + wait_us))
 
 
 def _switched(device: Device, name: str, to: Target, now: Moment, cause: str, leaving: Leaving) -> Device:

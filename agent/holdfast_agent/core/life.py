@@ -198,7 +198,7 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
             device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
             return device.telling("staged", now, pipeline=name, target=goal.target, detail="standby", urgent=False)
         case "repair":  # counts as an attempt: bytes that go bad again and again must not become a busy loop
-            wait_us = backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12)
+            wait_us = backoff.repeated_us(_failures(device, name, goal))
             device = _try_later(device, name, now, wait_us)
             if not device.gateway.failed(name, goal.target):  # it serves from memory, and goes on
                 return device
@@ -241,12 +241,12 @@ def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: M
         if condemns(code):
             return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=status.detail)
-        return _try_later(device, name, now, backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12))
+        return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
     if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
         device = device.telling(
             "fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.SELF_TEST_UNANSWERED
         )
-        return _try_later(device, name, now, backoff.BASE_US * 2 ** min(_failures(device, name, goal), 12))
+        return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
     return device
 
 

@@ -68,7 +68,7 @@ def give_up_candidate(pipeline: PipelineRecord) -> PipelineRecord:
 def begin_trial(pipeline: PipelineRecord, at: int) -> PipelineRecord:
     """The candidate serves; `current` is its refuge."""
     assert pipeline.candidate is not None
-    changed = msgspec.structs.replace(moved(pipeline, State.TRIAL), trial_began=at, attempts=None, unproven=False)
+    changed = msgspec.structs.replace(moved(pipeline, State.TRIAL), trial_began=at, unproven=False)
     return activated(changed, pipeline.candidate, at, "trial")
 
 
@@ -82,6 +82,7 @@ def commit(pipeline: PipelineRecord, *, proven: bool, keep_previous: bool) -> Pi
         previous=old if old is None or old.key != pipeline.candidate.key else None,
         candidate=None,
         trial_began=None,
+        attempts=None,
         single=pipeline.single and old is None,
         unproven=not proven,
     )

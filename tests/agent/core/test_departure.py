@@ -264,6 +264,25 @@ def test_damaged_bytes_of_what_serves_lead_back_without_condemning() -> None:
     assert fetches(done) == ["2"]
 
 
+def test_a_disk_that_rots_again_and_again_is_tried_ever_less_often() -> None:
+    """Each time all goes well up to the trial, and nothing is condemned: without a growing wait it would go round for ever."""
+    device = with_one_served("2")
+    waits = []
+    for _ in range(4):
+        device.failed("2", "damaged-blob", "1")
+        done, began = device.ready("1"), device.now.monotonic_us
+        while not fetches(done):
+            assert device.now.monotonic_us - began < 3600 * SECOND, "it is tried again in the end"
+            done = device.wait(1)
+        waits.append((device.now.monotonic_us - began) // SECOND)
+        device.to_trial("2")
+    assert waits[0] == 0, "once is nothing"
+    assert 0 < waits[1] < waits[2] < waits[3]
+    device.tally(counts("2", requests=50))
+    device.wait(11)
+    assert device.pipeline.attempts is None, "it was committed: whatever was wrong is over"
+
+
 def test_a_breach_is_not_judged_by_a_guardrail_that_only_reports() -> None:
     device = with_one_served()
     manifest = release("2")
