@@ -14,16 +14,14 @@ from typing import Any, Final
 
 import click
 
-from demonstration import evidence, stage, story, traffic
-from demonstration.digits import BAD, BEST, BETTER
+from demonstration import evidence, expectations, stage, story, traffic
+from demonstration.digits import BEST, BETTER
 from demonstration.narration import Narration
 from demonstration.processes import Missed, Processes, wait_for
 from demonstration.story import Cast
 from holdfast_cli.failures import Refused, Unreachable
 
 LIGHT_DEFAULT: Final = 300
-# A rollback is to be over far sooner than fifteen minutes; here each part has to be over in one.
-ROLLBACK_S_MAX: Final = 60.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,40 +106,14 @@ def _summarise(
         "gateways": {one.device: one.address for one in cast.applications},
         "server": cast.server.address,
     }
-    missed = _missed(cast, summary, segment)
-    return summary | ({"ok": False, "missed": missed} if missed else {})
-
-
-def _missed(cast: Cast, summary: Mapping[str, Any], segment: set[str]) -> list[str]:
-    """Every expectation that did not come true, in words."""
-    requests, bad, back = summary["requests"], summary["bad_release"], summary["segment_rollback"]
-    on_disk = evidence.serving(cast.provisioned)
-    wanted = {one.id: BETTER if one.id in segment else BEST for one in cast.provisioned.devices}
-    expectations = (
-        (requests["sent"] > 0 and requests["failed"] == 0, f"{requests['failed']} requests failed"),
-        (requests["failed_over"] > 0, "no request failed over, though 1.2.0 answered null"),
-        (bad["activated"] > 0, f"no device activated {BAD}"),
-        (bad["outside_cohort"] == 0, f"{bad['outside_cohort']} devices outside the cohort activated {BAD}"),
-        (bad["cohort"] < len(wanted), f"{BAD} reached the whole fleet"),
-        (bad["local_fallback_ms"] is not None, "no real device fell back by itself"),
-        (bad["evidence"]["real"] > 0, "the halt rested on no real device"),
-        (bad["breach_to_halt_s"] is not None and bad["breach_to_halt_s"] <= ROLLBACK_S_MAX, "the halt came late"),
-        (
-            bad["halt_to_fleet_back_s"] is not None and bad["halt_to_fleet_back_s"] <= ROLLBACK_S_MAX,
-            "the fleet came back late",
-        ),
-        (
-            back["devices"] == len(segment),
-            f"{back['devices']} of {len(segment)} devices of the segment were taken back",
-        ),
-        (back["max_s"] <= ROLLBACK_S_MAX, "the segment came back late"),
-        (back["outside_segment"] == 0, f"{back['outside_segment']} devices outside the segment moved"),
-        (not summary["kills"]["worker"]["failed"], "requests failed when a worker was killed"),
-        (not summary["kills"]["agent"]["failed"], "requests failed when an agent was killed"),
-        (on_disk == wanted, "the devices' own records do not hold what they should serve"),
+    missed = expectations.missed(
+        summary,
+        segment_devices=len(segment),
+        serving=evidence.serving(cast.provisioned),
+        wanted={one.id: BETTER if one.id in segment else BEST for one in cast.provisioned.devices},
     )
-    failures = [text for one in cast.applications for text in one.failures]
-    return [text for held, text in expectations if not held] + failures
+    missed += [text for one in cast.applications for text in one.failures]
+    return summary | ({"ok": False, "missed": missed} if missed else {})
 
 
 def _tell(cast: Cast, summary: Mapping[str, Any]) -> None:
