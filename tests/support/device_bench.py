@@ -118,7 +118,7 @@ class DeviceBench:
 
     def publish(self, release: Published) -> None:
         """Have the server offer it."""
-        for digest, envelope in release.envelopes.items():
+        for digest, envelope in release.manifests.items():
             self.files.on(f"/api/v1/manifests/{digest}", honest(envelope))
         for digest, blob in release.blobs.items():
             self.files.on(f"/api/v1/blobs/{digest}", honest(blob))

@@ -7,7 +7,7 @@ runner = release_runner.load(state.manifests, state.blobs, ref.digest)
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -54,25 +54,37 @@ class Published(NamedTuple):
     ref: ReleaseRef
     release: Release
     models: tuple[ModelVersion, ...]
-    envelopes: dict[str, bytes]  # by the digest of their payload
+    manifests: dict[str, bytes]  # envelopes, by the digest of their payload
     blobs: dict[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        return self.ref.digest
+
+    @property
+    def model_digest(self) -> str:
+        return self.release.stages[0].model.digest
+
+    @property
+    def weights(self) -> str:
+        """The digest of its largest blob."""
+        return max(self.blobs, key=lambda digest: len(self.blobs[digest]))
+
+    def install(self, state: StateFolder) -> None:
+        """What fetch leaves behind when it has staged a release. May be repeated."""
+        durable.make_folder(state.manifests)
+        durable.make_folder(state.blobs)
+        for digest, blob in self.blobs.items():
+            durable.write_file(state.blob(digest), blob)
+        for digest, envelope in self.manifests.items():
+            durable.write_file(state.manifest(digest), envelope)
 
 
 def install(state: StateFolder, pipeline: str, version: str, model: bytes, **details: Any) -> ReleaseRef:
     """Publish and lay out; `details` are those of `publish`."""
     published = publish(pipeline, version, model, **details)
-    lay_out(state, published)
+    published.install(state)
     return published.ref
-
-
-def lay_out(state: StateFolder, published: Published) -> None:
-    """What fetch leaves behind when it has staged a release. May be repeated."""
-    durable.make_folder(state.manifests)
-    durable.make_folder(state.blobs)
-    for digest, envelope in published.envelopes.items():
-        durable.write_file(state.manifest(digest), envelope)
-    for digest, blob in published.blobs.items():
-        durable.write_file(state.blob(digest), blob)
 
 
 def publish(
@@ -89,12 +101,15 @@ def publish(
     trial: Trial | None = None,
     limits: Limits | None = None,
     key: PrivateKey = PUBLISHER,
-    release_changes: dict[str, Any] | None = None,
-    variant_changes: dict[str, Any] | None = None,
+    model_key: PrivateKey | None = None,
+    release_changes: Mapping[str, Any] | None = None,
+    model_changes: Mapping[str, Any] | None = None,
+    variant_changes: Mapping[str, Any] | None = None,
 ) -> Published:
     """A signed release of one stage. `golden` None: two real images and what the model answers to them, if it can.
 
-    `release_changes` and `variant_changes` replace fields of the manifests: for what a careful publisher would not do.
+    The `…_changes` replace fields of the manifests: for what a careful publisher would not do. `model_key`: who signs the
+    model, if another than the release.
     """
     cases = _cases(golden if golden is not None else golden_cases(model))
     variant = Variant(
@@ -105,15 +120,18 @@ def publish(
         inputs=inputs,
         outputs=outputs,
     )
-    described = ModelVersion(
-        name=pipeline,
-        version=version,
-        training_data=DataSet(
-            name="scikit-learn digits", digest=digest_of(digits_models.images().tobytes()), rows=1797
+    described = _changed(
+        ModelVersion(
+            name=pipeline,
+            version=version,
+            training_data=DataSet(
+                name="scikit-learn digits", digest=digest_of(digits_models.images().tobytes()), rows=1797
+            ),
+            metrics={"accuracy": 0.9},
+            framework=Framework(name="scikit-learn", version="1"),
+            variants=(_changed(variant, variant_changes),),
         ),
-        metrics={"accuracy": 0.9},
-        framework=Framework(name="scikit-learn", version="1"),
-        variants=(_changed(variant, variant_changes),),
+        model_changes,
     )
     model_payload = strict_json.encode(described)
     release = _changed(
@@ -140,18 +158,22 @@ def publish(
         ),
         release_changes,
     )
-    return sealed(release, (described,), {digest_of(model): model, digest_of(cases): cases}, key)
+    return sealed(release, (described,), {digest_of(model): model, digest_of(cases): cases}, key, model_key)
 
 
 def sealed(
-    release: Release, models: tuple[ModelVersion, ...], blobs: dict[str, bytes], key: PrivateKey = PUBLISHER
+    release: Release,
+    models: tuple[ModelVersion, ...],
+    blobs: dict[str, bytes],
+    key: PrivateKey = PUBLISHER,
+    model_key: PrivateKey | None = None,
 ) -> Published:
     """Manifests signed as they are."""
     payload = strict_json.encode(release)
     envelopes: dict[str, bytes] = {digest_of(payload): sign(payload, RELEASE_TYPE, [key])}
     for model in models:
         model_payload = strict_json.encode(model)
-        envelopes[digest_of(model_payload)] = sign(model_payload, MODEL_TYPE, [key])
+        envelopes[digest_of(model_payload)] = sign(model_payload, MODEL_TYPE, [model_key or key])
     return Published(reference_to(release, digest_of(payload)), release, models, envelopes, blobs)
 
 
@@ -179,5 +201,5 @@ def _cases(golden: Sequence[dict[str, Any]] | bytes) -> bytes:
     return golden if isinstance(golden, bytes) else json.dumps({"cases": list(golden)}).encode()
 
 
-def _changed(value: Any, changes: dict[str, Any] | None) -> Any:
+def _changed(value: Any, changes: Mapping[str, Any] | None) -> Any:
     return msgspec.structs.replace(value, **(changes or {}))

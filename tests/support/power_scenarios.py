@@ -10,8 +10,9 @@ from holdfast_shared.wire.assignment import Assignment, Condemned, ReleaseRef, R
 from holdfast_shared.wire.release import Guardrail, Trial
 from support import playbook
 from support.hostile_server import HostileServer, honest
+from support.installed_release import Published
 from support.powered_device import PIPELINE, Goal, Phase
-from support.published import Making, Published, publish
+from support.published import Making, publish
 
 NULLS: Final = Guardrail(metric="null_rate", threshold=0.01, action="fall_back", requests_min=5, window_s=30)
 # Several pieces each, when a piece is PIECE_BYTES.

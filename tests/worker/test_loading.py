@@ -18,7 +18,7 @@ from holdfast_worker import release_runner
 from holdfast_worker.failures import LoadRefused
 from holdfast_worker.release_runner import Outcome, Runner
 from support import digits_models
-from support.installed_release import Published, golden_cases, install, lay_out, publish, sealed, tensor
+from support.installed_release import Published, golden_cases, install, publish, sealed, tensor
 
 
 def refused(state: StateFolder, digest: str, **changes: Any) -> LoadRefused:
@@ -33,14 +33,14 @@ def refused_release(state: StateFolder, model: bytes, **details: Any) -> LoadRef
 
 
 def loaded(state: StateFolder, published: Published) -> Runner:
-    lay_out(state, published)
+    published.install(state)
     return release_runner.load(state.manifests, state.blobs, published.ref.digest)
 
 
 @pytest.fixture
 def published(state: StateFolder) -> Published:
     made = publish("digits", "1.0.0", digits_models.trained())
-    lay_out(state, made)
+    made.install(state)
     return made
 
 
@@ -82,7 +82,7 @@ def test_a_flipped_bit_anywhere_in_any_file_is_damage(state: StateFolder, publis
             state.blob(digest).write_bytes(changed)
             assert refused(state, published.ref.digest).code == "damaged-blob"
         state.blob(digest).write_bytes(blob)
-    for digest, envelope in published.envelopes.items():
+    for digest, envelope in published.manifests.items():
         start = envelope.index(b'"payload":"') + len(b'"payload":"')
         for position in (start, start + 1, start + 200):
             changed = bytearray(envelope)
@@ -98,7 +98,7 @@ def test_a_file_of_another_length_or_kind_is_damage(state: StateFolder, publishe
     """Links too: what is loaded lies in the store itself."""
     import os
 
-    for path in (*map(state.blob, published.blobs), *map(state.manifest, published.envelopes)):
+    for path in (*map(state.blob, published.blobs), *map(state.manifest, published.manifests)):
         whole = path.read_bytes()
         path.unlink()
         if change == "cut":
@@ -125,8 +125,8 @@ def test_a_file_of_another_length_or_kind_is_damage(state: StateFolder, publishe
 
 def test_another_releases_manifest_under_the_digest_is_damage(state: StateFolder, published: Published) -> None:
     other = publish("digits", "2.0.0", digits_models.trained(1.0))
-    lay_out(state, other)
-    state.manifest(published.ref.digest).write_bytes(other.envelopes[other.ref.digest])
+    other.install(state)
+    state.manifest(published.ref.digest).write_bytes(other.manifests[other.ref.digest])
     assert refused(state, published.ref.digest).code == "damaged-blob"
 
 
@@ -296,7 +296,7 @@ def test_stages_are_wired_by_name_and_run_in_order(state: StateFolder) -> None:
 @pytest.mark.parametrize("source", ["second.probabilities", "first.whole", "elsewhere"])
 def test_a_wire_from_nowhere_fails_to_load(state: StateFolder, source: str) -> None:
     published = _two_stages({"probabilities": source})
-    lay_out(state, published)
+    published.install(state)
     assert source in refused(state, published.ref.digest).detail
 
 

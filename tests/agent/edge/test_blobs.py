@@ -10,7 +10,8 @@ import pytest
 from holdfast_agent.edge import blobs
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared import durable
-from support.published import Making, Published, publish
+from support.installed_release import Published
+from support.published import Making, publish
 
 ONE, TWO, THREE = publish("1.0.0"), publish("1.1.0"), publish("1.2.0")
 Spoil = Callable[[Path], object]

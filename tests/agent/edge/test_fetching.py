@@ -21,7 +21,8 @@ from holdfast_agent.edge.fetching import FetchEnded, FetchProcess
 from holdfast_agent.edge.request import SILENCE_S
 from holdfast_agent.fetch.outcome import EXIT_STATUS, Outcome
 from support.hostile_server import HostileServer, head, honest, running_hostile_server, silent, status, trickle
-from support.published import Making, Published, provisioned, publish
+from support.installed_release import Published
+from support.published import Making, provisioned, publish
 
 pytestmark = pytest.mark.slow
 WITHIN_S = 30.0

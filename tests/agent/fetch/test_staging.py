@@ -42,7 +42,8 @@ from support.hostile_server import (
     status,
     trickle,
 )
-from support.published import FACES_ONLY, STRANGER, Making, Published, authorities, provisioned, publish
+from support.installed_release import Published
+from support.published import FACES_ONLY, STRANGER, Making, authorities, provisioned, publish
 
 PORTAL = b"<html>Please accept our terms</html>"
 GOOD = publish()
