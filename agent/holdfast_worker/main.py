@@ -121,7 +121,7 @@ def _load(wanted: Load) -> Runner:
     # Imported after HELLO: numpy and the runtime take longer than everything before them. Nothing here multiplies matrices
     # with numpy, so its BLAS needs no threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from holdfast_worker import release_runner  # noqa: PLC0415
+    from holdfast_worker import release_runner  # noqa: PLC0415 - numpy and the runtime, after HELLO
 
     files = release_runner.read(
         Path(wanted.manifests), Path(wanted.blobs), wanted.release, environment=wanted.environment

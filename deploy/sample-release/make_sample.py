@@ -7,9 +7,13 @@ They are committed, so the sample publishes as it is. After a change here: pytho
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, at import
+
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_iris

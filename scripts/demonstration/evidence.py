@@ -97,7 +97,7 @@ def failed_over(database: Path, devices: Iterable[Device]) -> int:
     marks = ", ".join("?" * len(names))
     opened = Database(database)
     try:
-        found = list(opened.query(f"SELECT SUM(failed_over) AS n FROM windows WHERE device IN ({marks})", names))  # noqa: S608
+        found = list(opened.query(f"SELECT SUM(failed_over) AS n FROM windows WHERE device IN ({marks})", names))  # noqa: S608 - only question marks go in
     finally:
         opened.conn.close()
     return int(found[0]["n"] or 0)

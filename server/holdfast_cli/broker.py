@@ -48,7 +48,7 @@ def ask(address: BrokerAddress, *, fleet: str, verb: str, message: bytes, answer
         _await(happened, "connected", address, CONNECT_S)
         client.subscribe(reply_to, qos=1)
         _await(happened, "subscribed", address, CONNECT_S)
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         properties.ResponseTopic = reply_to
         properties.CorrelationData = correlation
         properties.MessageExpiryInterval = int(answer_s) + 1

@@ -32,7 +32,7 @@ from support import playbook
 from support.device_bench import DeviceBench
 from support.mosquitto import running_mosquitto
 from support.playbook import target
-from support.service_manager import Notified, notified
+from support.systemd_side import Notified, notified
 
 BEAT_S = 0.1
 WITHIN_S = 20.0

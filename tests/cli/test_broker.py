@@ -39,7 +39,7 @@ class Answering:
             self.heard.put(message)
             asked: Any = message.properties
             for answer in answers:
-                properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+                properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
                 properties.CorrelationData = asked.CorrelationData if correlated else b"another"
                 client.publish(asked.ResponseTopic, answer, qos=1, properties=properties)
 

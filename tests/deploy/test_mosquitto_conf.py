@@ -66,7 +66,7 @@ class Client:
         self._client.on_message = self._on_message
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self._client.on_disconnect = lambda *_: self.gone.set()
-        wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         wishes.SessionExpiryInterval = kept_s
         self._client.connect("127.0.0.1", port, clean_start=False, properties=wishes)
         self._client.loop_start()

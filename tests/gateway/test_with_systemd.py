@@ -25,7 +25,7 @@ from support.gateway_bench import (
     running_gateway,
     write_record,
 )
-from support.service_manager import Notified, notified, start_with_sockets
+from support.systemd_side import Notified, notified, start_with_sockets
 
 pytestmark = pytest.mark.slow
 BEAT_US = 200_000

@@ -332,7 +332,7 @@ class SmallFleet:
 
     def retained(self, topic: str) -> bytes:
         """What whoever subscribes now gets at once."""
-        message: Any = subscribe.simple(topic, qos=1, **self._broker_address)  # type: ignore[no-untyped-call]
+        message: Any = subscribe.simple(topic, qos=1, **self._broker_address)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         return bytes(message.payload)
 
     @property

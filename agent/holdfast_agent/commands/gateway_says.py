@@ -88,7 +88,7 @@ def until_it_serves(folder: StateFolder, pipeline: str, version: str, *, within_
             return True
         if found.addresses is None or time.monotonic() >= deadline:
             return False
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_LOOK_EVERY_S)  # a person waits for one command; the gateway tells nobody
 
 
 def _index(http: str) -> tuple[Answering, ...]:

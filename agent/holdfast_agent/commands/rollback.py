@@ -60,7 +60,7 @@ def _done(found: Configuration, wanted: Rollback) -> Answer:
             except Missing:
                 if time.monotonic() >= deadline:
                     raise
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_LOOK_EVERY_S)  # it starts or ends just now, and one of the two is soon true
         else:
             with records:
                 return brief_agent.roll_back(found, records, wanted)

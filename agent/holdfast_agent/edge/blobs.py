@@ -203,6 +203,6 @@ def _locked(descriptor: int, deadline: float) -> bool:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(_LOCK_POLL_S)
+            time.sleep(_LOCK_POLL_S)  # flock has no deadline of its own
         else:
             return True

@@ -173,7 +173,7 @@ class BrokerSession:
     def _connect(self) -> None:
         address = BrokerAddress.parse(self._url, field="[broker] url")
         self._client = client = self._prepared(tls=address.tls)
-        wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         wishes.MaximumPacketSize = PACKET_BYTES_MAX
         self._connected, self._since = False, time.monotonic()
         try:

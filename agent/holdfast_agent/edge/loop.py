@@ -44,6 +44,8 @@ from holdfast_shared.wire.report import Report
 # What may wait for the loop, a millisecond each. Past this the disk is stuck, and tallies, which come again, are dropped.
 WAITING_MAX: Final = 2048
 EMIT_S: Final = 5.0
+# Between two looks at a full queue, on the thread that has something to say: it may wait, and must not spin.
+STUCK_LOOK_S: Final = 0.05
 # A full disk may be emptied by its owner meanwhile. Longer, and the service manager restarts us.
 SAVE_TRIES: Final = 15
 SAVE_AGAIN_S: Final = 2.0
@@ -117,7 +119,7 @@ class Inbox:
             if dropped or time.monotonic() > deadline:
                 log.error("the loop is stuck: a %s is dropped", type(happening).__name__)
                 return
-            time.sleep(0.05)
+            time.sleep(STUCK_LOOK_S)
         self._waiting.put(happening)
 
     def stop(self) -> None:
@@ -307,7 +309,7 @@ class Loop:
                 log.warning("cannot save the record (try %d of %d): %s", attempt, SAVE_TRIES, error)
                 if attempt == SAVE_TRIES:
                     raise
-                time.sleep(SAVE_AGAIN_S)
+                time.sleep(SAVE_AGAIN_S)  # nothing else may happen before the record is durable
 
     def _collect(self, keep: Collection[str]) -> None:
         try:

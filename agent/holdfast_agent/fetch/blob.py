@@ -96,7 +96,7 @@ def _complete(wanted: Wanted, deadline: Deadline) -> None:
         if have == before or turn == RESUMES_MAX:
             raise Unreachable(f"blob {wanted.digest} broke off after {have} of {wanted.size_bytes} bytes")
         resumed = True
-        time.sleep(min(RESUME_PAUSE_S, deadline.left_s()))
+        time.sleep(min(RESUME_PAUSE_S, deadline.left_s()))  # a link that broke is given a moment
     if hasher.hexdigest() != hex_of(wanted.digest):
         _discard(wanted)
         raise _Spoilt("its bytes have another hash", resumed=resumed)

@@ -63,7 +63,7 @@ class CommandDesk:
                 continue
             try:
                 _finish(asked, self._carry_out(asked))
-            except Exception:
+            except Exception:  # the next one is somebody else's
                 log.exception("a command could not be answered")
 
     def _carry_out(self, asked: Asked) -> bytes:
@@ -72,7 +72,7 @@ class CommandDesk:
         except HoldfastError as refusal:
             self._tally.dropped(f"command-{refusal.code}", source=asked.verb, why=str(refusal))
             return failure(refusal)
-        except Exception:
+        except Exception:  # a bug of ours: whoever asked is told that much
             log.exception("a command failed")
             return failure(
                 HoldfastError(

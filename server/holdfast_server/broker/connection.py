@@ -99,7 +99,7 @@ class Connection:
         client.on_subscribe = _guarded(self._on_subscribe)
         client.on_message = _guarded(self._on_message)
         client.on_disconnect = _guarded(self._on_disconnect)
-        self._wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        self._wishes: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         self._wishes.SessionExpiryInterval = SESSION_KEPT_S
         self._wishes.ReceiveMaximum = unacknowledged_max
         self._wishes.MaximumPacketSize = packet_bytes_max
@@ -145,7 +145,7 @@ class Connection:
         expires_s: int | None = None,
     ) -> None:
         """QoS 1. While it is not connected nothing is sent, and nothing is raised."""
-        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
         if correlation is not None:
             properties.CorrelationData = correlation
         if expires_s is not None:
@@ -234,7 +234,7 @@ def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
     def call(*arguments: P.args, **named: P.kwargs) -> None:
         try:
             callback(*arguments, **named)
-        except Exception:
+        except Exception:  # paho's thread would die silently
             log.exception("a callback of the broker's connection failed")
 
     return call

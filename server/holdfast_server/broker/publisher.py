@@ -93,7 +93,7 @@ class Publisher:
             except DBAPIError as error:
                 log.warning("the outbox cannot be read, trying again: %.300s", error)
                 stop.wait(FAULT_S)
-            except Exception:
+            except Exception:  # a bug; nobody else would publish
                 log.exception("a look at the outbox failed")
                 stop.wait(FAULT_S)
             self._woken.wait(wait_s)

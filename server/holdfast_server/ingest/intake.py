@@ -162,7 +162,7 @@ class Intake:
             recorded = self._record(believed)
         except _UNAVAILABLE:
             raise
-        except Exception as error:
+        except Exception as error:  # one report of many; which one, the halves tell
             if len(believed) > 1:
                 half = len(believed) // 2
                 self._store(believed[:half])

@@ -73,7 +73,7 @@ class Scheduler:
         while not stop.wait(GAP_S):
             try:
                 self.tick()
-            except Exception:
+            except Exception:  # a bug; nobody else would drive the rollouts
                 log.exception("a look at the rollouts failed")
                 stop.wait(_AFTER_FAULT_S)
             self._woken.wait(TICK_S - GAP_S)

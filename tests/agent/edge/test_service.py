@@ -12,7 +12,7 @@ import pytest
 
 from holdfast_agent.edge import service
 from holdfast_agent.edge.service import ServiceManager
-from support.service_manager import Notified, notified, start_with_sockets
+from support.systemd_side import Notified, notified, start_with_sockets
 
 # Takes what was handed over, and says what it got, and what a child of it would find.
 TAKER = """

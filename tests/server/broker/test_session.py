@@ -1,40 +1,25 @@
-"""The server's session through a real broker: documents out and back, reports in, commands answered; and all of it again
-after the broker died."""
+"""The server's session through a real broker: documents out and back, reports in; and all of it again after the broker died."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import queue
-import secrets
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from holdfast_cli import broker as asking
-from holdfast_cli.failures import Refused
 from holdfast_server.broker import publisher as publisher_module
 from holdfast_server.broker import session as session_module
 from holdfast_server.broker.session import BrokerSession
 from holdfast_server.store import outbox
-from holdfast_shared import selector, signing, strict_json, topics
-from holdfast_shared.broker_address import BrokerAddress
+from holdfast_shared import topics
 from holdfast_shared.errors import Malformed
 from holdfast_shared.signing import PrivateKey
-from holdfast_shared.wire.command import TYPE, Act, Approve, Command, Rollback
+from support.broker_peer import Peer, running_session
 from support.mosquitto import Mosquitto, running_mosquitto
 from support.reporting import FLEET, PIPELINE, REGION, Ground, Reporter, eventually, everything, sqlite_ground
-from support.rollout_bench import KEYS, Bench
 
 pytestmark = pytest.mark.slow
 WAIT_S = 20.0
@@ -54,51 +39,8 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 
 @pytest.fixture
 def session(ground: Ground, mosquitto: Mosquitto) -> Iterator[BrokerSession]:
-    with running(ground, mosquitto) as made:
+    with running_session(ground, mosquitto) as made:
         yield made
-
-
-@contextlib.contextmanager
-def running(context: Any, mosquitto: Mosquitto) -> Iterator[BrokerSession]:
-    made = BrokerSession(context, mosquitto.url)
-    made.start()
-    try:
-        eventually(lambda: made.connected)
-        yield made
-    finally:
-        made.stop()
-
-
-class Peer:
-    """Anybody at the broker: hears what it subscribed to, and publishes."""
-
-    def __init__(self, mosquitto: Mosquitto, *wanted: str) -> None:
-        self.heard: queue.SimpleQueue[paho.MQTTMessage] = queue.SimpleQueue()
-        ready = threading.Event()
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        heard = self.heard  # no way back from the client to us: it closes its sockets as it goes
-        self.client.on_message = lambda _, __, message: heard.put(message)
-        self.client.on_subscribe = lambda *_: ready.set()
-        self.client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in (*wanted, "none")])
-        self.client.connect("127.0.0.1", mosquitto.port)
-        self.client.loop_start()
-        assert ready.wait(WAIT_S)
-
-    def __enter__(self) -> Peer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
-
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1, **properties: Any) -> None:
-        given: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        for name, value in properties.items():
-            setattr(given, name, value)
-        self.client.publish(topic, payload, qos=qos, retain=retain, properties=given).wait_for_publish(WAIT_S)
-
-    def next(self) -> paho.MQTTMessage:
-        return self.heard.get(timeout=WAIT_S)
 
 
 def unpublished(ground: Ground) -> list[str]:
@@ -178,7 +120,7 @@ def test_a_document_that_does_not_come_back_is_not_called_published(
     rules = tmp_path / "acl"
     rules.write_text(f"topic write holdfast/{FLEET}/region/#\ntopic read holdfast/{FLEET}/region/us-east/#\n")
     mine = "user root\n"  # started by root it becomes another user, who may not read here; by others this says nothing
-    with running_mosquitto(more=f"{mine}acl_file {rules}\n") as mosquitto, running(ground, mosquitto):
+    with running_mosquitto(more=f"{mine}acl_file {rules}\n") as mosquitto, running_session(ground, mosquitto):
         ground.issue("digits", region="us-east")
         ground.issue("words", region="eu-west")
         eventually(lambda: unpublished(ground) == ["words"])
@@ -252,11 +194,11 @@ def test_an_oversized_packet_costs_the_session_nothing(
 
 def test_what_came_while_the_server_was_away_is_taken_in_later(ground: Ground, mosquitto: Mosquitto) -> None:
     device = Reporter().enrol(ground.database)
-    with running(ground, mosquitto):
+    with running_session(ground, mosquitto):
         pass
     with Peer(mosquitto) as peer:
         peer.publish(topics.health(FLEET, device.device), device.signed())
-    with running(ground, mosquitto) as session:
+    with running_session(ground, mosquitto) as session:
         eventually(lambda: session.intake.tally.counts().get("reports") == 1)
 
 
@@ -291,7 +233,7 @@ def test_a_server_killed_before_it_acknowledged_is_told_again(tmp_path: Path, mo
     """SIGKILL before the commit: the report comes again and counts. After it: it comes again and does not count twice."""
     with sqlite_ground(tmp_path) as ground:
         device = Reporter().enrol(ground.database)
-        with running(ground, mosquitto):
+        with running_session(ground, mosquitto):
             pass  # from now on the broker keeps for the server what comes
         with Peer(mosquitto) as peer:
             peer.publish(topics.health(FLEET, device.device), device.signed())
@@ -306,137 +248,9 @@ def test_a_server_killed_before_it_acknowledged_is_told_again(tmp_path: Path, mo
             child.communicate(timeout=WAIT_S)
         before, what = (0, "reports") if when == "before the commit" else (1, "doubled")
         assert len(everything(ground.database)["reports_seen"]) == before
-        with running(ground, mosquitto) as session:
+        with running_session(ground, mosquitto) as session:
             eventually(lambda: session.intake.tally.counts().get(what) == 1)
         assert len(everything(ground.database)["reports_seen"]) == 1
-
-
-# ---------------------------------------------------------------- commands
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
-    made.publish("1.0.0", "1.1.0")
-    made.install("1.0.0")
-    made.install("1.1.0")
-    yield made
-    made.database.close()
-
-
-@pytest.fixture
-def desk(bench: Bench, mosquitto: Mosquitto) -> Iterator[BrokerSession]:
-    with running(bench, mosquitto) as made:
-        yield made
-
-
-def ask(mosquitto: Mosquitto, verb: str, message: bytes) -> Any:
-    return asking.ask(BrokerAddress.parse(mosquitto.url), fleet=FLEET, verb=verb, message=message)
-
-
-def everything_published(bench: Bench) -> bool:
-    with bench.database.read() as connection:
-        return not outbox.stored_documents(connection, unpublished=True)
-
-
-def test_a_rollback_with_both_signatures_acts(bench: Bench, desk: BrokerSession, mosquitto: Mosquitto) -> None:
-    eventually(lambda: everything_published(bench))
-    with Peer(mosquitto, topics.region_assignment(FLEET, REGION, PIPELINE)) as device:
-        before = device.next().payload
-        done = ask(mosquitto, "rollback", signed(bench, rollback(), "ann", "cid"))
-        after = device.next().payload
-    assert (done["ok"], done["state"], done["requested_by"], done["approved_by"]) == (True, "accepted", "ann", "cid")
-    assert after != before
-    assert bench.document(REGION).condemned
-    assert not bench.document("us-east").condemned
-
-
-def test_a_rollback_with_one_signature_waits_for_another_person(
-    bench: Bench, desk: BrokerSession, mosquitto: Mosquitto
-) -> None:
-    before = bench.documents()
-    waiting = ask(mosquitto, "rollback", signed(bench, rollback(), "bob"))
-    assert waiting["state"] == "waiting"
-    assert bench.documents() == before
-    approval = Approve(rollback=waiting["id"], request=waiting["request"])
-    with pytest.raises(Refused) as refused:
-        ask(mosquitto, "approve", signed(bench, approval, "bob"))
-    assert refused.value.code == "untrusted"
-    assert bench.documents() == before
-    assert ask(mosquitto, "approve", signed(bench, approval, "cid"))["state"] == "accepted"
-    assert bench.document(REGION).condemned
-
-
-def test_a_repeated_command_acts_once_and_says_so(bench: Bench, desk: BrokerSession, mosquitto: Mosquitto) -> None:
-    message = signed(bench, rollback(), "ann", "cid")
-    ask(mosquitto, "rollback", message)
-    eventually(lambda: everything_published(bench))
-    before = everything(bench.database)
-    with pytest.raises(Refused) as refused:
-        ask(mosquitto, "rollback", message)
-    assert (refused.value.code, refused.value.field) == ("already-done", "id")
-    assert everything(bench.database) == before
-
-
-def test_a_command_that_asks_for_no_answer_is_carried_out(
-    bench: Bench, desk: BrokerSession, mosquitto: Mosquitto
-) -> None:
-    with Peer(mosquitto) as operator:
-        operator.publish(topics.command(FLEET, "rollback"), signed(bench, rollback(), "ann", "cid"), qos=0)
-    eventually(lambda: everything(bench.database)["rollbacks"])
-
-
-def test_nobody_makes_the_server_publish_elsewhere(bench: Bench, desk: BrokerSession, mosquitto: Mosquitto) -> None:
-    """The answer topic may be another device's; the command is carried out, and the answer goes nowhere."""
-    elsewhere = topics.region_assignment(FLEET, REGION, "forged")
-    with Peer(mosquitto, elsewhere, f"holdfast/{FLEET}/answer/+") as peer:
-        peer.publish(topics.command(FLEET, "rollback"), b"nonsense", ResponseTopic=elsewhere)
-        peer.publish(topics.command(FLEET, "rollback"), b"nonsense", ResponseTopic=f"holdfast/{FLEET}/answer/me")
-        heard = peer.next()
-    assert heard.topic == f"holdfast/{FLEET}/answer/me"
-    assert peer.heard.empty()
-
-
-def test_an_answer_carries_its_question(bench: Bench, desk: BrokerSession, mosquitto: Mosquitto) -> None:
-    with Peer(mosquitto, f"holdfast/{FLEET}/answer/me") as peer:
-        for mark in (b"one", b"two"):
-            peer.publish(
-                topics.command(FLEET, "rollback"), b"{}",
-                ResponseTopic=f"holdfast/{FLEET}/answer/me", CorrelationData=mark,
-            )  # fmt: skip
-        answers = [peer.next(), peer.next()]
-    assert [getattr(answer.properties, "CorrelationData", None) for answer in answers] == [b"one", b"two"]
-    assert all(set(json.loads(answer.payload)["error"]) == {"code", "field", "message", "next"} for answer in answers)
-
-
-@pytest.mark.parametrize("name", ["truncated", "unsigned", "a stranger's", "another verb", "a typo in the segment"])
-def test_a_command_that_is_wrong_gets_one_clear_error(
-    bench: Bench, desk: BrokerSession, mosquitto: Mosquitto, name: str
-) -> None:
-    eventually(lambda: everything_published(bench))
-    good = signed(bench, rollback(), "ann", "cid")
-    wrong = {
-        "truncated": ("rollback", good[:-30], ""),
-        "unsigned": ("rollback", json.dumps({"type": "holdfast.command/1"}).encode(), ""),
-        "a stranger's": ("rollback", signed(bench, rollback(), "eve"), "signatures"),
-        "another verb": ("approve", good, "act.verb"),
-        "a typo in the segment": ("rollback", signed(bench, rollback("region=eu-wset"), "ann", "cid"), "segment"),
-    }
-    verb, message, field = wrong[name]
-    before = everything(bench.database)
-    with pytest.raises(Refused) as refused:
-        ask(mosquitto, verb, message)
-    assert refused.value.next_step
-    assert not field or refused.value.field == field
-    assert everything(bench.database) == before
-
-
-def rollback(segment: str = f"region={REGION}") -> Rollback:
-    return Rollback(pipeline=PIPELINE, version="1.1.0", reason="worse at night", segment=selector.parse(segment))
-
-
-def signed(bench: Bench, act: Act, *signers: str) -> bytes:
-    now = bench.now().at
-    command = Command(fleet=FLEET, id=secrets.token_hex(16), issued_at=now, not_after=now + 300_000_000, act=act)
-    return signing.sign(strict_json.encode(command), TYPE, [KEYS[name] for name in signers])
 
 
 def test_a_broker_address_with_a_typo_is_refused_at_once(ground: Ground) -> None:
