@@ -270,6 +270,7 @@ def test_a_damaged_record_serves_nothing_until_an_agent_says_what(tmp_path: Path
         agent.until_in_force(agent.serve(target))
         with bench.http() as http:
             assert http.infer()[0] == 200
+            assert http.get("/v2/models/other")[0] == 404, "now it is known what there is"
 
 
 def test_an_agent_that_is_lost_changes_nothing(bench: GatewayBench) -> None:

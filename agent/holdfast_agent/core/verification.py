@@ -35,10 +35,10 @@ def verified(device: Device, said: SlotsVerified, now: Moment) -> Device:
         return device
     due_us = now.monotonic_us + int(device.own.verify_us * (0.5 + said.draw))
     device = replace(device, verification=Verification(due_us=due_us))
-    known, named = set(device.record.damaged), {slot.release.digest for _, slot in _slots(device)}
+    known = set(device.record.damaged)
     for digest in sorted(known & said.whole):
         device = mended(device, digest, now)
-    fresh = (said.damaged & named) - known
+    fresh = said.damaged - known  # of these, what no slot names any more is dropped in `settled`
     for name, slot in _slots(device):
         if slot.release.digest in fresh:
             device = device.telling(
