@@ -48,11 +48,11 @@ PROVOKED = {
     "unfit": "tests/agent/fetch/test_staging.py"
     "::test_a_release_that_may_not_or_cannot_run_here_is_refused_before_any_blob",
     "fetch-unreachable": "tests/agent/fetch/test_staging.py::test_nobody_there_is_unreachable",
-    "fetch-refused": "tests/agent/fetch/test_staging.py::test_whatever_answers_for_a_blob_is_one_stable_code",
+    "fetch-refused": "tests/agent/fetch/test_downloads.py::test_whatever_answers_for_a_blob_is_one_stable_code",
     "fetch-untrusted": "tests/agent/fetch/test_staging.py"
     "::test_a_release_that_may_not_or_cannot_run_here_is_refused_before_any_blob",
-    "fetch-damaged": "tests/agent/fetch/test_staging.py::test_whatever_answers_for_a_blob_is_one_stable_code",
-    "fetch-too-slow": "tests/agent/fetch/test_staging.py::test_a_body_under_the_floor_is_given_up_and_kept",
+    "fetch-damaged": "tests/agent/fetch/test_downloads.py::test_whatever_answers_for_a_blob_is_one_stable_code",
+    "fetch-too-slow": "tests/agent/fetch/test_downloads.py::test_a_body_under_the_floor_is_given_up_and_kept",
     "no-space": "tests/agent/fetch/test_staging.py::test_a_disk_that_fills_up_on_the_way_is_no_space",
     "condemned": "tests/agent/core/test_departure.py"
     "::test_urgent_with_nothing_to_turn_to_stays_and_adopts_the_target_without_a_trial",
