@@ -87,7 +87,8 @@ class ShownFleet:
             for one in self.device_list
             if selector.holds(terms, {**one["labels"], "region": one["region"]}) and one["device"] > (after or "")
         ]
-        return {"devices": found[:limit], "next": found[limit - 1]["device"] if len(found) > limit else None}
+        shown = [one | {"pipelines": [_without_prediction(it) for it in one["pipelines"]]} for one in found[:limit]]
+        return {"devices": shown, "next": found[limit - 1]["device"] if len(found) > limit else None}
 
     def device(self, device: str) -> Any:
         for one in self.device_list:
@@ -195,6 +196,11 @@ class Shown:
         self._server.shutdown()
         self._thread.join(timeout=10)
         self._server.server_close()
+
+
+def _without_prediction(pipeline: Any) -> Any:
+    """Only one device's own page works out what `assign` says of it."""
+    return {name: value for name, value in pipeline.items() if name != "prediction"}
 
 
 def device(region: str, index: int) -> Any:
