@@ -49,8 +49,9 @@ DIRECTOR, OTTO, KEY = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.g
 class DeviceBench:
     """`start_agent` and `start_gateway` start the shipped commands; `close` ends what still runs."""
 
-    def __init__(self, folder: Path, broker: Mosquitto, *, verify_s: float = 86_400.0) -> None:
-        self.folder, self.broker, self._verify_s = folder, broker, verify_s
+    def __init__(self, folder: Path, broker: Mosquitto, *, verify_s: float = 86_400.0, health_s: float = 1.0) -> None:
+        self.folder, self.broker = folder, broker
+        self._agent = {"health_s": health_s, "verify_s": verify_s}
         self.files = HostileServer()
         self.path = self._provision()
         self.state = configuration.load(self.path).folder
@@ -235,7 +236,7 @@ class DeviceBench:
             },
             "server": {"url": self.files.url},
             "broker": {"url": self.broker.url},
-            "agent": {"health_s": 1.0, "verify_s": self._verify_s},
+            "agent": {**self._agent},
             "gateway": {"listen": "127.0.0.1:0"},
         }
         path = folder / "agent.toml"
@@ -276,9 +277,9 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def running_device(folder: Path, broker: Mosquitto, *, verify_s: float = 86_400.0) -> Iterator[DeviceBench]:
+def running_device(folder: Path, broker: Mosquitto, **agent: float) -> Iterator[DeviceBench]:
     """Agent and gateway up."""
-    bench = DeviceBench(folder, broker, verify_s=verify_s)
+    bench = DeviceBench(folder, broker, **agent)
     try:
         bench.start_gateway()
         bench.start_agent()
