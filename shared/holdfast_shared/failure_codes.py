@@ -19,6 +19,7 @@ class FailureCode(StrEnum):
     HANG = "hang"
     CRASH_LOOP = "crash-loop"
     HANG_LOOP = "hang-loop"
+    BOOT_LOOP = "boot-loop"
     LOAD_FAILED = "load-failed"
     LOAD_DEADLINE = "load-deadline"
     SELF_TEST_FAILED = "self-test-failed"
@@ -32,6 +33,8 @@ class FailureCode(StrEnum):
     FETCH_DAMAGED = "fetch-damaged"
     FETCH_TOO_SLOW = "fetch-too-slow"
     NO_SPACE = "no-space"
+    HELD_UP = "held-up"
+    UNREADABLE = "unreadable"
     CONDEMNED = "condemned"
     LOCAL_ROLLBACK = "local-rollback"
     UNCONFIRMED = "unconfirmed"
@@ -110,6 +113,13 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         condemns=True,
         objective=True,
     ),
+    _C.BOOT_LOOP: Meaning(
+        "the device, or its gateway, was started three times before the release's trial was over",
+        Actor.PUBLISHER,
+        "look in the kernel's log for what ended it (memory, a driver); if it was the power, retry with a higher attempt",
+        condemns=True,
+        objective=True,
+    ),
     _C.LOAD_FAILED: Meaning(
         "the runtime refuses the model, it contradicts its manifest, or its worker ended again and again while loading",
         Actor.PUBLISHER,
@@ -181,6 +191,16 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         Actor.SITE,
         "free some space: holdfast-agent doctor says how much",
     ),
+    _C.HELD_UP: Meaning(
+        "the release is staged, and for a day something that is no window has kept it from being tried: the detail says what",
+        Actor.OPERATOR,
+        "clear away what the detail names, or leave this device out of the rollout's segment",
+    ),
+    _C.UNREADABLE: Meaning(
+        "the disk, or the system around it, refused again and again to have a slot's bytes read; they may well be whole",
+        Actor.SITE,
+        "read the detail and the kernel's log: holdfast-agent verify; replace a disk that fails",
+    ),
     _C.CONDEMNED: Meaning(
         "a document condemns what served here; the device left it, or says that it has nothing to turn to",
         Actor.OPERATOR,
@@ -193,7 +213,7 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         condemns=True,
     ),
     _C.UNCONFIRMED: Meaning(
-        "the gateway does not confirm the slot that the device fell back to",
+        "the gateway does not confirm the slot that should serve: one that the device fell back to, or one on trial",
         Actor.SITE,
         "look at the gateway: holdfast-agent doctor, systemctl status holdfast-gateway",
     ),

@@ -37,6 +37,8 @@ PROVOKED = {
     "hang": "tests/gateway/test_failover.py::test_a_lost_worker_says_how_it_was_lost",
     "crash-loop": "tests/gateway/test_failover.py::test_a_worker_that_is_lost_again_and_again_is_given_up",
     "hang-loop": "tests/gateway/test_failover.py::test_a_worker_that_is_lost_again_and_again_is_given_up",
+    "boot-loop": "tests/agent/core/test_boot_loop.py"
+    "::test_a_boot_loop_of_a_hundred_starts_costs_one_fallback_and_settles",
     "load-failed": "tests/gateway/test_routes.py::test_loading_has_an_end",
     "load-deadline": "tests/gateway/test_routes.py::test_loading_has_an_end",
     "self-test-failed": "tests/agent/test_running_device.py::test_a_release_that_fails_its_self_test_never_serves",
@@ -54,6 +56,9 @@ PROVOKED = {
     "fetch-damaged": "tests/agent/fetch/test_downloads.py::test_whatever_answers_for_a_blob_is_one_stable_code",
     "fetch-too-slow": "tests/agent/fetch/test_downloads.py::test_a_body_under_the_floor_is_given_up_and_kept",
     "no-space": "tests/agent/fetch/test_staging.py::test_a_disk_that_fills_up_on_the_way_is_no_space",
+    "held-up": "tests/agent/core/test_ways.py"
+    "::test_what_is_held_up_for_a_day_is_told_with_what_holds_it_and_waits_in_idle",
+    "unreadable": "tests/agent/core/test_verification.py::test_what_cannot_be_read_is_no_damage_and_is_told_once",
     "condemned": "tests/agent/core/test_departure.py"
     "::test_urgent_with_nothing_to_turn_to_stays_and_adopts_the_target_without_a_trial",
     "local-rollback": "tests/agent/core/test_local_rollback.py"

@@ -28,10 +28,10 @@ def run(config: Path) -> Told:
     if saved is None:
         raise Missing(f"{found.folder.root} has no record: no agent ever ran here", next_step="holdfast-agent doctor")
     slots = [_verified(found.folder, *slot) for slot in _slots(saved)]
-    if any(one["damaged"] for one in slots):
+    if any(_is_bad(one) for one in slots):
         slots = _still_named(found.folder, slots)
     lines = [_line(one) for one in slots] or ["no slot holds a release yet"]
-    failed = any(one["damaged"] for one in slots)
+    failed = any(_is_bad(one) for one in slots)
     return Told({"verified": not failed, "slots": slots}, [*lines, f"do: {_DO}"] if failed else lines, failed)
 
 
@@ -49,12 +49,19 @@ def _slots(saved: Record) -> Iterator[tuple[str, str, Target]]:
 
 
 def _verified(folder: StateFolder, pipeline: str, slot: str, target: Target) -> dict[str, Any]:
+    damaged: list[str] = []
+    unreadable = ""
+    try:
+        damaged = blobs.damaged(folder, target.release.digest)
+    except OSError as error:
+        unreadable = error.strerror or str(error)
     return {
         "pipeline": pipeline,
         "slot": slot,
         "version": target.release.version,
         "digest": target.release.digest,
-        "damaged": blobs.damaged(folder, target.release.digest),
+        "damaged": damaged,
+        "unreadable": unreadable,
     }
 
 
@@ -62,9 +69,15 @@ def _still_named(folder: StateFolder, slots: list[dict[str, Any]]) -> list[dict[
     """Without what the agent has given up, and deleted, while we read."""
     saved = on_device.saved_record(folder)
     named = {target.release.digest for _, _, target in _slots(saved)} if saved is not None else set()
-    return [one for one in slots if not one["damaged"] or one["digest"] in named]
+    return [one for one in slots if not _is_bad(one) or one["digest"] in named]
+
+
+def _is_bad(one: dict[str, Any]) -> bool:
+    return bool(one["damaged"] or one["unreadable"])
 
 
 def _line(one: dict[str, Any]) -> str:
     what = f"{one['pipeline']} {one['slot']} {one['version']}"
+    if one["unreadable"]:
+        return f"fail  {what}: cannot be read: {one['unreadable']}"
     return f"ok    {what}" if not one["damaged"] else f"fail  {what}: damaged or missing: {', '.join(one['damaged'])}"

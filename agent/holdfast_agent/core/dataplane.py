@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_agent.core import slots
 from holdfast_agent.core.commands import Tell
 from holdfast_agent.core.device import Device, GatewayView
 from holdfast_agent.core.events import Moment
@@ -66,11 +67,14 @@ def status(device: Device, said: Status, now: Moment) -> Device:
     """Every slot as it is now, and which routes are in force."""
     if said.gateway != device.record.gateway:
         record = msgspec.structs.replace(device.record, gateway=said.gateway, windows_from=device.record.windows_next)
+        if device.record.gateway:  # this boot had another one, which ended
+            pipelines = {name: slots.started_in_trial(one) for name, one in record.pipelines.items()}
+            record = msgspec.structs.replace(record, pipelines=pipelines)
         device = replace(device, record=record, desk=replace(device.desk, reported={}))
-    slots = {(one.pipeline, one.target.key): one for one in said.slots}
+    statuses = {(one.pipeline, one.target.key): one for one in said.slots}
     device = _news(device, said.slots, now)
     runtime = said.runtime or device.gateway.runtime
-    device = replace(device, gateway=replace(device.gateway, heard=True, slots=slots, runtime=runtime))
+    device = replace(device, gateway=replace(device.gateway, heard=True, slots=statuses, runtime=runtime))
     in_force = next((one for one in device.gateway.said if one.serial == said.serial), None)
     if in_force is None:
         return device

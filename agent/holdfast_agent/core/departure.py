@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from holdfast_agent.core import backoff, slots
+from holdfast_agent.core import backoff, deadlines, slots
 from holdfast_agent.core.commands import StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Leaving, Live
 from holdfast_agent.core.events import Moment, RollbackAsked
@@ -20,8 +20,6 @@ from holdfast_gateway.control import RetryLoad
 from holdfast_shared.assign import Decision, Target
 from holdfast_shared.failure_codes import FailureCode, condemns
 
-# A gateway that hears us confirms a switch to a loaded slot in milliseconds, to one it must load within a load deadline.
-FALL_BACK_DEADLINE_US: Final = 120 * SECOND_US
 # The failure code of what somebody left by `holdfast-agent rollback`: a person's judgement, by which no server acts alone.
 LOCAL_ROLLBACK: Final = FailureCode.LOCAL_ROLLBACK
 # A worker that failed for good is started again so often: the machine may have had a bad minute.
@@ -185,7 +183,11 @@ def without_work(device: Device, name: str) -> Device:
     pipeline = device.record.pipeline(name)
     if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING):
         device = device.with_pipeline(name, slots.give_up_candidate(pipeline))
-    device = device.with_live(name, replace(device.live_of(name), goal=None, due_us=None))
+    return _without_fetch(device, name)
+
+
+def _without_fetch(device: Device, name: str) -> Device:
+    device = device.with_live(name, replace(device.live_of(name), goal=None, due_us=None, left_us=None))
     if device.fetch is not None and device.fetch[0] == name:
         device = replace(device, fetch=None).doing(StopFetch())
     return replace(device, garbage=True)
@@ -207,7 +209,7 @@ def _tried(device: Device, name: str, target: Target, now: Moment) -> Device:
 
 
 def _switched(device: Device, name: str, to: Target, now: Moment, cause: str, leaving: Leaving) -> Device:
-    device = without_work(device, name)
+    device = _without_fetch(device, name)
     changed = slots.fall_back(device.record.pipeline(name), to, now.at, cause)
     return _departed(device.with_pipeline(name, changed), name, now, leaving)
 
@@ -218,8 +220,9 @@ def _departed(device: Device, name: str, now: Moment, leaving: Leaving) -> Devic
         confirmed=before.confirmed,
         confirmed_us=now.monotonic_us,
         leaving=leaving,
-        due_us=now.monotonic_us + FALL_BACK_DEADLINE_US,
+        due_us=deadlines.fallen_back_by(now),
         retry_us=before.retry_us,
+        repair_us=before.repair_us,
         staged=before.staged,
     )
     return replace(device.with_live(name, live), garbage=True)

@@ -105,13 +105,17 @@ class Leaving:
 class Live:
     """What is known of one pipeline only while the agent runs. Times are CLOCK_MONOTONIC µs.
 
+    `due_us` is the state's deadline; while it is not counted, `left_us` is what is left of it. `retry_us` is when the target
+    that should serve may be tried again, `repair_us` by slot when it may be mended again.
     `counted` are requests of the trial's release in closed windows, `tallied` those in its newest tally.
     `told` are things that are said once while they last, such as that the device stays where it is.
     """
 
     goal: Goal | None = None
     due_us: int | None = None
+    left_us: int | None = None
     retry_us: int | None = None
+    repair_us: Mapping[str, int] = field(default_factory=dict)
     reload_us: int | None = None
     confirmed: Target | None = None
     confirmed_us: int | None = None
@@ -146,10 +150,14 @@ class GatewayView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """When the slots' bytes are next to be read; `until_us` is set while somebody reads them."""
+    """When the slots' bytes are next to be read; `until_us` is set while somebody reads them.
+
+    `unreadable` are releases that could not be read the last time: neither whole nor damaged, as far as anybody knows.
+    """
 
     due_us: int = 0
     until_us: int | None = None
+    unreadable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from holdfast_gateway.control import FromGateway
 from holdfast_shared.assign import Target
@@ -66,11 +67,15 @@ class RollbackAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsVerified:
-    """The slots' bytes were read: releases that are whole, and those that are not. `draw` from [0, 1) spreads the next time."""
+    """The slots' bytes were read: releases that are whole, and those that are not. `draw` from [0, 1) spreads the next time.
+
+    `unreadable` are in neither: the system refused to read them, again and again, and this is what it said.
+    """
 
     whole: frozenset[str]
     damaged: frozenset[str]
     draw: float
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ never a newer document that decides the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -75,19 +76,24 @@ def incident_of(device: Device, name: str, target: Target) -> str:
 
 
 def goal_of(device: Device, name: str, decision: Decision) -> Goal | None:
-    """The first thing that is missing: what should serve, a slot's damaged bytes, the standby, what is to be staged."""
+    """The first thing that is missing."""
+    return next(goals_of(device, name, decision), None)
+
+
+def goals_of(device: Device, name: str, decision: Decision) -> Iterator[Goal]:
+    """All that is missing: what should serve, slots' damaged bytes, the standby, what is to be staged."""
     pipeline = device.record.pipeline(name)
     if decision.serve is not None and not _is(pipeline.current, decision.serve):
-        return Goal("serve", decision.serve)
+        yield Goal("serve", decision.serve)
     for slot in (pipeline.current, pipeline.previous):
         if slot is not None and _damaged(device, name, slot):
-            return Goal("repair", slot)
+            yield Goal("repair", slot)
     if decision.standby is not None and pipeline.current is not None:
         wanted = not _is(pipeline.current, decision.standby) and not _is(pipeline.previous, decision.standby)
         if wanted and not allowed(device, name, pipeline.previous):
-            return Goal("standby", decision.standby)
+            yield Goal("standby", decision.standby)
     staged = device.live_of(name).staged | {slot.key for slot in (pipeline.current, pipeline.previous) if slot}
-    return next((Goal("stage", target) for target in decision.stage if target.key not in staged), None)
+    yield from (Goal("stage", target) for target in decision.stage if target.key not in staged)
 
 
 def obstacle(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> str:
@@ -107,6 +113,11 @@ def obstacle(device: Device, name: str, decision: Decision, goal: Goal, now: Mom
     if needed is not None and Version(device.own.agent_version) < Version(needed):
         return f"the release needs an agent of version {needed}; this one is {device.own.agent_version}"
     return "" if goal.purpose != "serve" else _obstacle_to_serving(decision, now)
+
+
+def counts(decision: Decision, now: Moment) -> bool:
+    """Whether time counts against what is staged: not while the rule itself says that it is to wait."""
+    return decision.urgent or decision.not_before is None or decision.not_before <= now.at
 
 
 def _obstacle_to_serving(decision: Decision, now: Moment) -> str:

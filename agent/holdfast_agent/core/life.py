@@ -11,26 +11,23 @@ from typing import Final, assert_never
 
 import msgspec
 
-from holdfast_agent.core import backoff, departure, slots, verification
+from holdfast_agent.core import backoff, deadlines, departure, slots, verification
 from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
 from holdfast_agent.core.guardrails import breach_of
-from holdfast_agent.core.intent import allowed, decision_of, goal_of, obstacle, usable, wanted_digests
+from holdfast_agent.core.intent import allowed, counts, decision_of, goals_of, obstacle, usable, wanted_digests
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import CloseWindows, RetryLoad, Tallied
 from holdfast_shared.assign import Decision
 from holdfast_shared.failure_codes import FailureCode, condemns
-from holdfast_shared.wire.release import Limits
 
-# The fetch has deadlines of its own; this one holds even for a fetch that has lost its mind.
-FETCH_DEADLINE_US: Final = 6 * 3600 * SECOND_US
-# The gateway keeps the release's load deadline; past that and this it has forgotten to tell us.
-SELF_TEST_GRACE_US: Final = 30 * SECOND_US
 # What the gateway needs to close its windows and hand them over, before a trial is called unproven.
 COUNT_GRACE_US: Final = 2 * SECOND_US
 # A restarted agent hears of a breach within a second: a trial that ended meanwhile is not committed before.
 RESUMED_SOAK_US: Final = 3 * SECOND_US
+# The power may fail in a trial, even twice. A release that takes the machine down with it costs so many starts, once.
+STARTS_IN_TRIAL_MAX: Final = 3
 
 
 def advance(device: Device, name: str, now: Moment) -> Device:
@@ -71,7 +68,7 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
     if not ended.ok or ended.release is None:
         code = ended.code or FailureCode.FETCH_DAMAGED
         wait_us = max(
-            backoff.delay_us(slots.failures(device.record.pipeline(name), goal.target), ended.draw),
+            backoff.delay_us(_failures(device, name, goal), ended.draw),
             min(int(ended.retry_after_s * SECOND_US), backoff.CAP_US),
         )
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=ended.detail)
@@ -105,6 +102,9 @@ def _answer_failure(device: Device, name: str, now: Moment) -> Device:
     if status is not None and status.state == "failed":
         code = status.code or FailureCode.LOAD_FAILED
         return departure.leave(device, name, now, code=code, detail=status.detail, began_us=began)
+    if pipeline.state is State.TRIAL and pipeline.trial_starts >= STARTS_IN_TRIAL_MAX:
+        detail = f"the device, or its gateway, started {pipeline.trial_starts} times before the trial was over"
+        return departure.leave(device, name, now, code=FailureCode.BOOT_LOOP, detail=detail, began_us=None)
     if pipeline.serving is None or allowed(device, name, pipeline.serving):
         return device
     known = {entry.target.key: entry.code for entry in pipeline.condemned_here}
@@ -124,13 +124,10 @@ def _remove(device: Device, name: str, now: Moment) -> Device:
 def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     """Idle: fetch what is missing, unless something stands in the way."""
     pipeline, live = device.record.pipeline(name), device.live_of(name)
-    goal = goal_of(device, name, decision)
+    goal = _next(device, name, decision, now)
     if goal is None:
         return _counted_enough(_waiting(device, name, ""), name)
-    why = obstacle(device, name, decision, goal, now)
-    failures = slots.failures(pipeline, goal.target)
-    if not why and failures and live.retry_us is not None and _is_waited_for(live.retry_us, decision, now):
-        why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
+    why = _hindrance(device, name, decision, goal, now)
     first = device.fetch[0] if device.fetch is not None else None
     if not why and first is not None and (not decision.urgent or decision_of(device, first).urgent):
         why = f"the download for {first} goes first"
@@ -139,10 +136,29 @@ def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device
     if first is not None:  # what serves here is condemned: the other download goes on later, where its bytes end
         device = departure.without_work(device, first)
     device = device.with_pipeline(name, slots.begin_fetch(pipeline, goal.target))
-    due_us = now.monotonic_us + FETCH_DEADLINE_US
-    device = device.with_live(name, replace(live, goal=goal, due_us=due_us, retry_us=None, waiting_for=""))
+    live = replace(live, goal=goal, due_us=deadlines.fetched_by(now), waiting_for="")
+    device = device.with_live(name, live if goal.purpose == "repair" else replace(live, retry_us=None))
     device = replace(collected(device), fetch=(name, goal.target))
     return device.doing(StartFetch(pipeline=name, target=goal.target))
+
+
+def _next(device: Device, name: str, decision: Decision, now: Moment) -> Goal | None:
+    """What to fetch: what is missing first; while that must wait, a damaged slot, which is somebody's refuge, need not."""
+    goals = list(goals_of(device, name, decision))
+    if goals and _hindrance(device, name, decision, goals[0], now):
+        repairs = (one for one in goals if one.purpose == "repair")
+        return next((one for one in repairs if not _hindrance(device, name, decision, one, now)), goals[0])
+    return goals[0] if goals else None
+
+
+def _hindrance(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> str:
+    """What keeps it from being fetched now, in words, or nothing: an obstacle, or that it failed a while ago."""
+    live, failures = device.live_of(name), _failures(device, name, goal)
+    again_us = live.repair_us.get(goal.target.key) if goal.purpose == "repair" else live.retry_us
+    why = obstacle(device, name, decision, goal, now)
+    if not why and failures and again_us is not None and _is_waited_for(again_us, decision, now):
+        why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
+    return why
 
 
 def _is_waited_for(retry_us: int, decision: Decision, now: Moment) -> bool:
@@ -174,7 +190,7 @@ def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     """On the way to a trial: a changed decision supersedes it."""
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     goal = live.goal
-    if goal is None or goal_of(device, name, decision) != goal:
+    if goal is None or not _is_wanted(device, name, decision, goal, now):
         return departure.without_work(device, name)
     if pipeline.state is State.STAGED:
         return _begin_self_test(device, name, decision, goal, now)
@@ -186,12 +202,19 @@ def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     return device
 
 
+def _is_wanted(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> bool:
+    """Whether it is still first: of all that is missing, or, a repair, of what need not wait."""
+    if goal.purpose == "repair":
+        return goal == _next(device, name, decision, now)
+    return goal == next(goals_of(device, name, decision), None)
+
+
 def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     match goal.purpose:
         case "serve" | "stage":
             device = device.with_pipeline(name, slots.moved(pipeline, State.STAGED))
-            device = device.with_live(name, replace(live, due_us=None))
+            device = device.with_live(name, replace(live, due_us=now.monotonic_us + deadlines.STAGED_US))
             return device.telling("staged", now, pipeline=name, target=goal.target, urgent=False)
         case "standby":
             device = device.with_pipeline(name, slots.refill(pipeline, goal.target))
@@ -210,19 +233,30 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
 def _begin_self_test(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
     why = obstacle(device, name, decision, goal, now)
     if why:
-        return _waiting(device, name, why)
+        return _held_up(device, name, decision, goal, now, why)
     if device.gateway.failed(name, goal.target):
         device = _tell_to_reload(device, name, goal)
     device = device.with_pipeline(name, slots.moved(device.record.pipeline(name), State.SELF_TESTING))
-    live = replace(device.live_of(name), due_us=self_test_due_us(device, goal, now), waiting_for="")
-    return device.with_live(name, live)
+    due_us = deadlines.self_tested_by(device.release_of(goal.target), now)
+    return device.with_live(name, replace(device.live_of(name), due_us=due_us, left_us=None, waiting_for=""))
 
 
-def self_test_due_us(device: Device, goal: Goal, now: Moment) -> int:
-    """By when the gateway must have said how the self-test went."""
-    release = device.release_of(goal.target)
-    limits = release.limits if release is not None else Limits()
-    return now.monotonic_us + limits.load_deadline_s * SECOND_US + SELF_TEST_GRACE_US
+def _held_up(device: Device, name: str, decision: Decision, goal: Goal, now: Moment, why: str) -> Device:
+    """Staged, and kept from going forward: for so long, not counting the time in which its rule has it wait."""
+    device = _waiting(device, name, why)
+    live = device.live_of(name)
+    if not counts(decision, now):
+        if live.due_us is None:
+            return device
+        return device.with_live(name, replace(live, due_us=None, left_us=max(live.due_us - now.monotonic_us, 0)))
+    if live.due_us is None:
+        left_us = deadlines.STAGED_US if live.left_us is None else live.left_us
+        return device.with_live(name, replace(live, due_us=now.monotonic_us + left_us, left_us=None))
+    if now.monotonic_us < live.due_us:
+        return device
+    code = FailureCode.HELD_UP
+    device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=why)
+    return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
 
 
 def _tell_to_reload(device: Device, name: str, goal: Goal) -> Device:
@@ -258,7 +292,14 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
     if decision.urgent:
         return departure.adopt(device, name, now)
     device = device.with_pipeline(name, slots.begin_trial(device.record.pipeline(name), max(now.at, 0)))
-    return device.with_live(name, Live(confirmed=live.confirmed, confirmed_us=live.confirmed_us, staged=live.staged))
+    trying = Live(
+        confirmed=live.confirmed,
+        confirmed_us=live.confirmed_us,
+        staged=live.staged,
+        repair_us=live.repair_us,
+        due_us=deadlines.trial_confirmed_by(device.release_of(goal.target), now),
+    )
+    return device.with_live(name, trying)
 
 
 def _trial(device: Device, name: str, decision: Decision, now: Moment) -> Device:
@@ -270,13 +311,13 @@ def _trial(device: Device, name: str, decision: Decision, now: Moment) -> Device
         changed = slots.drop_candidate(pipeline, max(now.at, 0), "superseded")
         return departure.without_work(device.with_pipeline(name, changed), name)
     release = device.release_of(candidate)
-    if release is None:  # without its manifest nobody knows how long; the gateway will say that it does not verify
-        return device
-    if live.activated != candidate and live.confirmed == candidate:
+    if release is None or (live.activated != candidate and live.confirmed != candidate):
+        return _unconfirmed(device, name, now)
+    if live.activated != candidate:
         return _soaking(device, name, now, release.trial.soak_s * SECOND_US)
     proven = max(live.counted, live.tallied) >= release.trial.requests_min
     soaked = live.due_us is not None and (now.monotonic_us >= live.due_us or (proven and "counting" in live.told))
-    if live.activated != candidate or not soaked:
+    if not soaked:
         return device
     if not proven and device.gateway.connected and "counting" not in live.told:
         live = replace(live, told=live.told | {"counting"}, due_us=now.monotonic_us + COUNT_GRACE_US)
@@ -287,6 +328,17 @@ def _trial(device: Device, name: str, decision: Decision, now: Moment) -> Device
     return device.telling(
         "committed", now, pipeline=name, target=candidate, code="" if proven else FailureCode.UNPROVEN
     )
+
+
+def _unconfirmed(device: Device, name: str, now: Moment) -> Device:
+    """The gateway does not say that the candidate serves, or its manifest is gone and nobody knows its soak: not for ever."""
+    live = device.live_of(name)
+    if not device.gateway.connected or live.due_us is None or now.monotonic_us < live.due_us:
+        return device
+    readable = device.release_of(device.record.pipeline(name).candidate) is not None
+    code = FailureCode.UNCONFIRMED if readable else FailureCode.DAMAGED_BLOB
+    why = "the gateway does not confirm it" if readable else "its manifest cannot be read"
+    return departure.leave(device, name, now, code=code, detail=f"on trial, {why}", began_us=None)
 
 
 def _soaking(device: Device, name: str, now: Moment, soak_us: int) -> Device:
@@ -322,13 +374,18 @@ def _try_later(device: Device, name: str, now: Moment, wait_us: int) -> Device:
     device = departure.without_work(device, name)
     if decision_of(device, name).urgent:
         wait_us = min(wait_us, backoff.URGENT_CAP_US)
-    changed = slots.failed_once_more(device.record.pipeline(name), goal.target, max(now.at, 0) + wait_us)
-    device = device.with_pipeline(name, changed)
-    return device.with_live(name, replace(device.live_of(name), retry_us=now.monotonic_us + wait_us))
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    not_before, again_us = max(now.at, 0) + wait_us, now.monotonic_us + wait_us
+    if goal.purpose == "repair":
+        device = device.with_pipeline(name, slots.repaired_once_more(pipeline, goal.target, not_before))
+        return device.with_live(name, replace(live, repair_us={**live.repair_us, goal.target.key: again_us}))
+    device = device.with_pipeline(name, slots.failed_once_more(pipeline, goal.target, not_before))
+    return device.with_live(name, replace(live, retry_us=again_us))
 
 
 def _failures(device: Device, name: str, goal: Goal) -> int:
-    return slots.failures(device.record.pipeline(name), goal.target)
+    count = slots.repairs if goal.purpose == "repair" else slots.failures
+    return count(device.record.pipeline(name), goal.target)
 
 
 def _waiting(device: Device, name: str, why: str) -> Device:

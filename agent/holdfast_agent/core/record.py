@@ -20,6 +20,7 @@ SIZE_BYTES_MAX: Final = 8 * 1024**2
 # The newest activations kept: enough to read a year of a device's life, few enough to stay one small write.
 ACTIVATIONS_MAX: Final = 64
 CONDEMNED_HERE_MAX: Final = 64
+REPAIRS_MAX: Final = 4  # there are two slots
 
 
 class State(StrEnum):
@@ -50,7 +51,7 @@ class Condemnation(LocalCondemnation, frozen=True, kw_only=True):
 
 
 class Attempts(msgspec.Struct, frozen=True, kw_only=True):
-    """Failed fetches of one target: no condemnation, but each waits longer (full jitter, to 24 h)."""
+    """Attempts at one target that condemned nothing, but each waits longer (full jitter, to 24 h). `not_before` is wall µs."""
 
     target: str
     count: int
@@ -58,7 +59,10 @@ class Attempts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One pipeline's slots and where its candidate is. `deadline` is wall µs; `single`: `previous` is empty after a fallback."""
+    """One pipeline's slots and where its candidate is. `deadline` is wall µs; `single`: `previous` is empty after a fallback.
+
+    `trial_starts` counts starts of the machine or of its gateway within the trial; `repairs` attempts to mend each slot.
+    """
 
     state: State = State.IDLE
     current: Target | None = None
@@ -66,10 +70,12 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Target | None = None
     deadline: int | None = None
     trial_began: int | None = None
+    trial_starts: int = 0
     single: bool = False
     unproven: bool = False
     condemned_here: Annotated[tuple[Condemnation, ...], msgspec.Meta(max_length=CONDEMNED_HERE_MAX)] = ()
     attempts: Attempts | None = None
+    repairs: Annotated[tuple[Attempts, ...], msgspec.Meta(max_length=REPAIRS_MAX)] = ()
     activations: Annotated[tuple[Activation, ...], msgspec.Meta(max_length=ACTIVATIONS_MAX)] = ()
 
     @property
@@ -102,15 +108,16 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. `incarnation` is random per state directory; no report had `number` yet, nor one above it.
 
-    `boots` counts the agent's starts. A gateway process (`gateway`, random) numbers its windows from nothing; ours go on from
-    `windows_from`, and none was `windows_next` yet: a window's number is reported once, whatever restarts. `damaged` are
-    releases of slots whose bytes on this disk do not verify.
+    `boots` counts the agent's starts, and `boot` is the machine's at the last of them. A gateway process (`gateway`, random)
+    numbers its windows from nothing; ours go on from `windows_from`, and none was `windows_next` yet: a window's number is
+    reported once, whatever restarts. `damaged` are releases of slots whose bytes on this disk do not verify.
     """
 
     format: int = FORMAT
     incarnation: str
     number: int = 0
     boots: int = 0
+    boot: str = ""
     gateway: str = ""
     windows_from: int = 0
     windows_next: int = 0

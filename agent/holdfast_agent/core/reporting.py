@@ -127,7 +127,8 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
     """One pipeline as it is; `serving` by the gateway's word, the slots by the record's."""
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     slots = [slot for slot in (pipeline.current, pipeline.previous) if slot is not None]
-    rotten = any(slot.release.digest in device.record.damaged for slot in slots)
+    doubtful = {*device.record.damaged, *device.verification.unreadable}
+    rotten = any(slot.release.digest in doubtful for slot in slots)
     return PipelineReport(
         pipeline=name,
         state=pipeline.state.value,

@@ -30,22 +30,47 @@ _IDLE, _FETCHING, _STAGED, _TESTING, _TRIAL, _FALLING = (
     State.TRIAL,
     State.FALLING_BACK,
 )
-# From, to, why: the whole machine. Any other change of state is a bug of ours.
-TRANSITIONS: Final[dict[tuple[State, State], str]] = {
-    (_IDLE, _FETCHING): "a target that is not in its slot",
-    (_FETCHING, _STAGED): "downloaded and verified",
-    (_FETCHING, _IDLE): "failed (waits longer each time), superseded, or a standby is in its slot",
-    (_STAGED, _TESTING): "allowed to go forward",
-    (_STAGED, _IDLE): "superseded",
-    (_TESTING, _TRIAL): "the self-test passed",
-    (_TESTING, _IDLE): "failed (condemned here), superseded, or only staged",
-    (_TESTING, _FALLING): "passed, and what serves is condemned, so no trial",
-    (_TRIAL, _IDLE): "committed, or superseded and dropped",
-    (_TRIAL, _FALLING): "breached a guardrail, crashed, or condemned",
-    (_IDLE, _FALLING): "what serves breached, crashed, or is condemned",
-    (_FETCHING, _FALLING): "the same, and the fetch stops",
-    (_STAGED, _FALLING): "the same",
-    (_FALLING, _IDLE): "the gateway confirms what serves, says that it failed, or the deadline passed",
+# From, to, each way why: the whole machine. Any other change of state is a bug of ours; each way has a transcript.
+TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
+    (_IDLE, _FETCHING): ("a target that is not in its slot", "a slot's bytes are damaged"),
+    (_FETCHING, _STAGED): ("downloaded and verified",),
+    (_FETCHING, _IDLE): (
+        "failed",
+        "deadline",
+        "superseded",
+        "a standby is in its slot",
+        "a slot is whole again",
+        "the agent was restarted",
+    ),
+    (_FETCHING, _FALLING): ("what serves breached, crashed, or is condemned",),
+    (_STAGED, _TESTING): ("allowed to go forward",),
+    (_STAGED, _IDLE): ("deadline", "superseded", "the agent was restarted"),
+    (_STAGED, _FALLING): ("what serves breached, crashed, or is condemned",),
+    (_TESTING, _TRIAL): ("the self-test passed",),
+    (_TESTING, _IDLE): (
+        "failed, and condemned here",
+        "failed for no fault of its own",
+        "deadline",
+        "only staged",
+        "superseded",
+        "the agent was restarted",
+    ),
+    (_TESTING, _FALLING): (
+        "passed, and what serves is condemned: no trial",
+        "what serves breached, crashed, or is condemned",
+    ),
+    (_TRIAL, _IDLE): ("committed", "nothing to turn to: committed unproven", "superseded and dropped", "removed"),
+    (_TRIAL, _FALLING): (
+        "breached a guardrail",
+        "crashed",
+        "condemned",
+        "left by hand",
+        "the device started again and again",
+        "deadline",
+    ),
+    (_IDLE, _FALLING): ("breached a guardrail", "crashed", "condemned", "left by hand"),
+    (State.SHADOWING, _IDLE): ("the agent was restarted",),
+    (_FALLING, _IDLE): ("the gateway confirms what serves", "what serves failed", "deadline", "removed"),
 }
 
 
@@ -68,7 +93,7 @@ def give_up_candidate(pipeline: PipelineRecord) -> PipelineRecord:
 def begin_trial(pipeline: PipelineRecord, at: int) -> PipelineRecord:
     """The candidate serves; `current` is its refuge."""
     assert pipeline.candidate is not None
-    changed = msgspec.structs.replace(moved(pipeline, State.TRIAL), trial_began=at, unproven=False)
+    changed = msgspec.structs.replace(moved(pipeline, State.TRIAL), trial_began=at, trial_starts=0, unproven=False)
     return activated(changed, pipeline.candidate, at, "trial")
 
 
@@ -130,13 +155,21 @@ def refill(pipeline: PipelineRecord, standby: Target) -> PipelineRecord:
 
 def clear(pipeline: PipelineRecord) -> PipelineRecord:
     """Nothing serves any more. What was condemned here, and what once served, stays known."""
-    return PipelineRecord(condemned_here=pipeline.condemned_here, activations=pipeline.activations)
+    gone = moved(pipeline, State.IDLE)
+    return PipelineRecord(condemned_here=gone.condemned_here, activations=gone.activations)
 
 
 def condemn(pipeline: PipelineRecord, entry: Condemnation) -> PipelineRecord:
     """Condemned here, once for each pair; past the limit the oldest goes."""
     others = tuple(one for one in pipeline.condemned_here if one.target.key != entry.target.key)
     return msgspec.structs.replace(pipeline, condemned_here=(*others, entry)[-CONDEMNED_HERE_MAX:])
+
+
+def started_in_trial(pipeline: PipelineRecord) -> PipelineRecord:
+    """One more start of the machine, or of its gateway, before the trial was over."""
+    if pipeline.state is not State.TRIAL:
+        return pipeline
+    return msgspec.structs.replace(pipeline, trial_starts=pipeline.trial_starts + 1)
 
 
 def failed_once_more(pipeline: PipelineRecord, target: Target, not_before: int) -> PipelineRecord:
@@ -149,6 +182,24 @@ def failed_once_more(pipeline: PipelineRecord, target: Target, not_before: int) 
 def failures(pipeline: PipelineRecord, target: Target) -> int:
     found = pipeline.attempts
     return found.count if found is not None and found.target == target.key else 0
+
+
+def repaired_once_more(pipeline: PipelineRecord, slot: Target, not_before: int) -> PipelineRecord:
+    """One more attempt to mend the slot, good or not, and when the next may be. Of slots that are left none is kept."""
+    entry = Attempts(target=slot.key, count=repairs(pipeline, slot) + 1, not_before=not_before)
+    held = {one.key for one in (pipeline.current, pipeline.previous) if one is not None}
+    others = (one for one in pipeline.repairs if one.target != slot.key and one.target in held)
+    return msgspec.structs.replace(pipeline, repairs=(*others, entry))
+
+
+def repairs(pipeline: PipelineRecord, slot: Target) -> int:
+    return next((one.count for one in pipeline.repairs if one.target == slot.key), 0)
+
+
+def read_whole(pipeline: PipelineRecord, slot: Target) -> PipelineRecord:
+    """The slot's bytes were read long after, and are whole: what was wrong is over."""
+    kept = tuple(one for one in pipeline.repairs if one.target != slot.key)
+    return pipeline if kept == pipeline.repairs else msgspec.structs.replace(pipeline, repairs=kept)
 
 
 def activated(pipeline: PipelineRecord, target: Target, at: int, cause: str) -> PipelineRecord:

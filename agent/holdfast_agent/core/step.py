@@ -13,7 +13,18 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from holdfast_agent.core import acceptance, backoff, dataplane, departure, intent, life, reporting, verification
+from holdfast_agent.core import (
+    acceptance,
+    backoff,
+    dataplane,
+    deadlines,
+    departure,
+    intent,
+    life,
+    reporting,
+    slots,
+    verification,
+)
 from holdfast_agent.core.commands import Command, Save, WakeAt
 from holdfast_agent.core.device import SECOND_US, Desk, Device, Leaving, Live, Own
 from holdfast_agent.core.events import (
@@ -29,7 +40,7 @@ from holdfast_agent.core.events import (
     SpoolFailed,
     Tick,
 )
-from holdfast_agent.core.record import PipelineRecord, Record, State
+from holdfast_agent.core.record import Attempts, PipelineRecord, Record, State
 from holdfast_gateway.control import FromGateway, Status, Switched, Tallied, Windows
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.release import Release
@@ -55,7 +66,7 @@ def resume(own: Own, record: Record, releases: Mapping[str, Release], now: Momen
 
     `releases` are the manifests of the slots, as far as they can be read.
     """
-    started = msgspec.structs.replace(record, boots=record.boots + 1)
+    started = msgspec.structs.replace(_booted(own, record), boots=record.boots + 1)
     device = Device(
         own=own,
         record=started,
@@ -81,7 +92,7 @@ def _after(device: Device, event: Event, now: Moment) -> Device:
         case DocumentReceived():
             return acceptance.receive(device, event, now)
         case GatewayConnected():
-            return _self_tests_anew(dataplane.connected(device), now)
+            return _counted_anew(dataplane.connected(device), now)
         case GatewayGone():
             return dataplane.gone(device)
         case GatewaySaid(message):
@@ -138,20 +149,28 @@ def _urgent(device: Device, name: str) -> bool:
 def _resumed(device: Device, name: str, now: Moment) -> Device:
     """Work under way begins anew: it is decided again, and a fetch goes on where its bytes end."""
     pipeline = device.record.pipeline(name)
-    live = Live(retry_us=_retry_us(pipeline, now))
+    live = Live(
+        retry_us=_again_us(pipeline.attempts, now) if pipeline.attempts is not None else None,
+        repair_us={one.target: _again_us(one, now) for one in pipeline.repairs},
+    )
     if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING, State.SHADOWING):
-        device = device.with_pipeline(name, msgspec.structs.replace(pipeline, state=State.IDLE, candidate=None))
+        device = device.with_pipeline(name, slots.give_up_candidate(pipeline))
     elif pipeline.state is State.FALLING_BACK:
-        due_us = now.monotonic_us + departure.FALL_BACK_DEADLINE_US
-        live = replace(live, due_us=due_us, leaving=_left(pipeline))
-    return device.with_live(name, live)
+        live = replace(live, leaving=_left(pipeline))
+    return _counted_from_now(device.with_live(name, live), name, now)
 
 
-def _retry_us(pipeline: PipelineRecord, now: Moment) -> int | None:
-    """When a failed fetch may be tried again. A wall clock that was set meanwhile cannot make it longer than ever."""
-    if pipeline.attempts is None:
-        return None
-    return now.monotonic_us + min(max(pipeline.attempts.not_before - now.at, 0), backoff.CAP_US)
+def _booted(own: Own, record: Record) -> Record:
+    """The record at a start: another boot than at the last one is a start of the machine, and of its gateway."""
+    if own.boot == record.boot:
+        return record
+    pipelines = {name: slots.started_in_trial(one) for name, one in record.pipelines.items()}
+    return msgspec.structs.replace(record, boot=own.boot, gateway="", pipelines=pipelines)
+
+
+def _again_us(attempts: Attempts, now: Moment) -> int:
+    """When it may be tried again. A wall clock that was set meanwhile cannot make it longer than ever."""
+    return now.monotonic_us + min(max(attempts.not_before - now.at, 0), backoff.CAP_US)
 
 
 def _left(pipeline: PipelineRecord) -> Leaving | None:
@@ -170,15 +189,22 @@ def _left(pipeline: PipelineRecord) -> Leaving | None:
     )
 
 
-def _self_tests_anew(device: Device, now: Moment) -> Device:
-    """A self-test that no gateway could answer has its whole time again."""
-    for name, live in device.live.items():
-        if device.record.pipeline(name).state is State.SELF_TESTING and live.goal is not None:
-            due_us = life.self_test_due_us(device, live.goal, now)
-            device = device.with_live(name, replace(live, due_us=due_us))
-        elif device.record.pipeline(name).state is State.FALLING_BACK:
-            due_us = now.monotonic_us + departure.FALL_BACK_DEADLINE_US
-            device = device.with_live(name, replace(live, due_us=due_us))
+def _counted_anew(device: Device, now: Moment) -> Device:
+    """What waits for the gateway's word has its whole time again: while there was none, nobody could answer."""
+    for name in device.live:
+        device = _counted_from_now(device, name, now)
+    return device
+
+
+def _counted_from_now(device: Device, name: str, now: Moment) -> Device:
+    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    release = device.release_of(pipeline.candidate)
+    if pipeline.state is State.SELF_TESTING:
+        return device.with_live(name, replace(live, due_us=deadlines.self_tested_by(release, now)))
+    if pipeline.state is State.TRIAL and live.activated != pipeline.candidate:
+        return device.with_live(name, replace(live, due_us=deadlines.trial_confirmed_by(release, now)))
+    if pipeline.state is State.FALLING_BACK:
+        return device.with_live(name, replace(live, due_us=deadlines.fallen_back_by(now)))
     return device
 
 
@@ -189,5 +215,6 @@ def _wake_us(device: Device, now: Moment) -> int:
     reading = device.verification
     times.append(reading.due_us if reading.until_us is None else reading.until_us)
     for live in device.live.values():
-        times += [one for one in (live.due_us, live.retry_us, live.reload_us) if one is not None]
+        known = (live.due_us, live.retry_us, live.reload_us, *live.repair_us.values())
+        times += [one for one in known if one is not None]
     return min((one for one in times if one > now.monotonic_us), default=now.monotonic_us + device.own.health_us)

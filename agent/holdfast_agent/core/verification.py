@@ -1,7 +1,8 @@
 """Bit rot, found while nothing else is to be done: every slot's bytes are read again from time to time.
 
 What does not verify is fetched again, and the device is `degraded` until it is whole, across restarts of the agent. What
-serves goes on serving meanwhile: its worker has the bytes in memory, and so has the refuge's.
+serves goes on serving meanwhile: its worker has the bytes in memory, and so has the refuge's. What cannot be read is no damage:
+it is told, and read again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_agent.core import slots
 from holdfast_agent.core.commands import VerifySlots
 from holdfast_agent.core.device import SECOND_US, Device, Verification
 from holdfast_agent.core.events import Moment, SlotsVerified
@@ -19,6 +21,8 @@ from holdfast_agent.core.record import State
 from holdfast_shared.assign import Target
 from holdfast_shared.failure_codes import FailureCode
 
+# What could not be read is tried again sooner: it may be damaged, and nobody mends what nobody has read.
+UNREADABLE_US: Final = 3600 * SECOND_US
 # Whoever reads has a slow disk and reads slowly on purpose; past this it has been forgotten, and is asked anew.
 DEADLINE_US: Final = 6 * 3600 * SECOND_US
 
@@ -33,11 +37,24 @@ def verified(device: Device, said: SlotsVerified, now: Moment) -> Device:
     """After the bytes were read. What no slot names any more, or was not asked for, is nobody's business."""
     if device.verification.until_us is None:
         return device
-    due_us = now.monotonic_us + int(device.own.verify_us * (0.5 + said.draw))
-    device = replace(device, verification=Verification(due_us=due_us))
+    wait_us = int(device.own.verify_us * (0.5 + said.draw))
+    if said.unreadable:
+        wait_us = min(wait_us, UNREADABLE_US)
+    before = device.verification.unreadable
+    next_ = Verification(due_us=now.monotonic_us + wait_us, unreadable=frozenset(said.unreadable))
+    device = replace(device, verification=next_)
     known = set(device.record.damaged)
     for digest in sorted(known & said.whole):
         device = mended(device, digest, now)
+    for name, slot in _slots(device):
+        digest = slot.release.digest
+        if digest in said.whole:
+            device = device.with_pipeline(name, slots.read_whole(device.record.pipeline(name), slot))
+        elif digest in said.unreadable and digest not in before:
+            detail = f"its bytes cannot be read: {said.unreadable[digest]}"
+            device = device.telling(
+                "degraded", now, pipeline=name, target=slot, code=FailureCode.UNREADABLE, detail=detail
+            )
     fresh = said.damaged - known  # of these, what no slot names any more is dropped in `settled`
     for name, slot in _slots(device):
         if slot.release.digest in fresh:
@@ -64,18 +81,18 @@ def mended(device: Device, digest: str, now: Moment) -> Device:
 
 def settled(device: Device, now: Moment) -> Device:
     """With a verification begun when it is due and nothing else is under way; without damage that no slot has any more."""
-    slots = list(_slots(device))
-    device = _with_damaged(device, set(device.record.damaged) & {slot.release.digest for _, slot in slots})
+    named = list(_slots(device))
+    device = _with_damaged(device, set(device.record.damaged) & {slot.release.digest for _, slot in named})
     known = device.verification
     if known.until_us is not None and now.monotonic_us >= known.until_us:
-        known = Verification(due_us=now.monotonic_us + device.own.verify_us)
+        known = replace(known, due_us=now.monotonic_us + device.own.verify_us, until_us=None)
         device = replace(device, verification=known)
     if known.until_us is not None or now.monotonic_us < known.due_us or not _idle(device):
         return device
-    if not slots:
+    if not named:
         return replace(device, verification=Verification(due_us=now.monotonic_us + device.own.verify_us))
     device = replace(device, verification=replace(known, until_us=now.monotonic_us + DEADLINE_US))
-    return device.doing(VerifySlots(frozenset(slot.release.digest for _, slot in slots)))
+    return device.doing(VerifySlots(frozenset(slot.release.digest for _, slot in named)))
 
 
 def _idle(device: Device) -> bool:

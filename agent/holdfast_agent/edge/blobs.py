@@ -34,6 +34,8 @@ D = TypeVar("D", Release, ModelVersion)
 _LOCK_POLL_S: Final = 0.05
 # Of a blob that is read slowly.
 PIECE_BYTES: Final = 256 * 1024
+# Nothing of that name is there. Any other refusal says nothing about the bytes.
+MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 log: Final = logging.getLogger(__name__)
 
@@ -54,35 +56,42 @@ def damaged(folder: StateFolder, release_digest: str, *, read: Callable[[int], N
     """The digests of what the release needs and is missing or does not verify; empty: it may serve. Reads all its bytes.
 
     `read` is called after each piece with its length, and may wait or raise; with it, the bytes come from the disk itself.
+    Raises OSError when something is there and cannot be read: too many open files are no damage.
     """
-    release = release_of(folder, release_digest)
+    release = _readable(folder.manifest(release_digest), release_digest, RELEASE_TYPE, Release)
     if release is None:
         return [release_digest]
     bad: list[str] = []
     models: list[ModelVersion] = []
     for digest in _model_digests(release):
-        model = _document(folder.manifest(digest), digest, MODEL_TYPE, ModelVersion)
+        model = _readable(folder.manifest(digest), digest, MODEL_TYPE, ModelVersion)
         if model is None:
             bad.append(digest)
         else:
             models.append(model)
     needed = blobs_of(release, tuple(models))
-    return bad + [digest for digest, size in needed.items() if not blob_verifies(folder, digest, size, read=read)]
+    return bad + [digest for digest, size in needed.items() if not _is_whole(folder, digest, size, read)]
 
 
-def blob_verifies(
-    folder: StateFolder, digest: str, size_bytes: int, *, read: Callable[[int], None] | None = None
-) -> bool:
-    """Whether the blob is there, of that length and hash. `read` as in `damaged`."""
+def blob_verifies(folder: StateFolder, digest: str, size_bytes: int) -> bool:
+    """Whether the blob is there, of that length and hash; what cannot be read is as good as not there."""
     try:
-        with folder.blob(digest).open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size != size_bytes:
-                return False
-            if read is None:
-                return hashlib.file_digest(stream, "sha256").hexdigest() == hex_of(digest)  # in pieces, not in memory
-            return _slowly(stream, read) == hex_of(digest)
+        return _is_whole(folder, digest, size_bytes, None)
     except OSError:
         return False
+
+
+def _is_whole(folder: StateFolder, digest: str, size_bytes: int, read: Callable[[int], None] | None) -> bool:
+    try:
+        stream = folder.blob(digest).open("rb")
+    except MISSING:
+        return False
+    with stream:
+        if os.fstat(stream.fileno()).st_size != size_bytes:
+            return False
+        if read is None:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == hex_of(digest)  # in pieces, not in memory
+        return _slowly(stream, read) == hex_of(digest)
 
 
 def _slowly(stream: BinaryIO, read: Callable[[int], None]) -> str:
@@ -176,15 +185,25 @@ def _is_awaited(path: Path, named: _Named) -> bool:
 
 
 def _document(path: Path, digest: str, document_type: str, kind: type[D]) -> D | None:
-    """The document in an envelope file whose payload has that digest."""
+    """The document in an envelope file whose payload has that digest; None, too, when the file cannot be read."""
+    try:
+        return _readable(path, digest, document_type, kind)
+    except OSError:
+        return None
+
+
+def _readable(path: Path, digest: str, document_type: str, kind: type[D]) -> D | None:
     try:
         with path.open("rb") as stream:
             envelope = stream.read(ENVELOPE_BYTES_MAX + 1)
+    except MISSING:
+        return None
+    try:
         payload = signing.unverified_payload(envelope, document_type, size_bytes_max=ENVELOPE_BYTES_MAX)
         if digest_of(payload) != digest:
             return None
         return strict_json.decode(payload, kind, what=f"manifest {digest}", size_bytes_max=ENVELOPE_BYTES_MAX)
-    except (OSError, HoldfastError):
+    except HoldfastError:
         return None
 
 

@@ -156,3 +156,95 @@ def test_a_reading_that_is_never_answered_is_asked_for_anew(device: Playbook) ->
     due(device)
     assert readings(device.wait(DEADLINE_US / SECOND + 1)) == []
     assert readings(device.wait(PERIOD_S)) == [both()]
+
+
+def unreadable(device: Playbook, name: str) -> list[Command]:
+    whole = both() - {digest(name)}
+    return device.play(
+        SlotsVerified(whole=whole, damaged=frozenset(), draw=0.99, unreadable={digest(name): "Too many open files"})
+    )
+
+
+def test_what_cannot_be_read_is_no_damage_and_is_told_once(device: Playbook) -> None:
+    """Nothing is fetched, nothing condemned; the device is degraded until somebody has read it."""
+    due(device)
+    assert fetches(unreadable(device, "2")) == []
+    device.wait(3599)
+    assert readings(device.wait(2)) == [both()], "in an hour, not in a day and a half"
+    unreadable(device, "2")
+    (told,) = device.events("degraded")
+    assert (told.code, told.release) == ("unreadable", target("2").release)
+    assert "Too many open files" in told.detail
+    assert device.report().degraded
+    assert device.device.record.damaged == ()
+    assert fetches(found_at_last(device)) == []
+    assert not device.report().degraded
+
+
+def found_at_last(device: Playbook) -> list[Command]:
+    while not readings(device.wait(60)):
+        pass
+    return found(device)
+
+
+def failing_to_fetch() -> Playbook:
+    """2 serves, 1 is its refuge, and 3, which should serve, failed so often that it waits for hours."""
+    device = Playbook(own_=own(verify_s=PERIOD_S))
+    device.connect()
+    for name in ("1", "2"):
+        device.serve(name)
+    device.ready("1", "2")
+    device.assigned(rule("3"), rule("2"))
+    for attempt in range(12):
+        device.not_fetched("3", draw=0.99)
+        device.wait(10 * 2**attempt)
+    device.not_fetched("3", draw=0.99)
+    assert device.pipeline.state == "idle"
+    return device
+
+
+def test_a_slot_is_mended_while_what_should_serve_waits() -> None:
+    """A release that cannot be fetched must not leave the only good slot damaged for a day, nor lose its own wait by it."""
+    device = failing_to_fetch()
+    attempts = device.pipeline.attempts
+    assert fetches(device.failed("1", "damaged-blob", "2")) == ["1"]
+    device.fetched("1")
+    device.ready("1", "2")
+    assert device.pipeline.attempts == attempts
+    assert fetches(device.wait(600)) == []
+    assert "failed 13 time(s)" in device.report().waiting_for
+
+
+def test_both_slots_are_mended_while_something_stands_in_the_way() -> None:
+    """One that cannot be fetched does not keep the other waiting; each waits by itself, over restarts too."""
+    device = failing_to_fetch()
+    assert device.device.verification.until_us is not None, "they are being read just now"
+    assert fetches(found(device, "1", "2")) == ["2"]
+    assert fetches(device.not_fetched("2", draw=0.9)) == ["1"]
+    assert fetches(device.not_fetched("1", draw=0.1)) == []
+    device.start(release("1"), release("2"))
+    assert fetches(device.wait(1)) == ["1"]
+
+
+def test_what_should_serve_goes_before_a_repair_once_it_need_not_wait() -> None:
+    device = failing_to_fetch()
+    device.failed("1", "damaged-blob", "2")
+    assert fetches(device.assigned(rule("4"), rule("2"))) == ["stop", "4"]
+    device.to_trial("4")
+
+
+def test_a_slot_that_rots_again_and_again_waits_longer_until_it_is_read_whole(device: Playbook) -> None:
+    waits = []
+    for _ in range(3):
+        device.failed("1", "damaged-blob", "2")
+        began = device.now.monotonic_us
+        while device.pipeline.state != "fetching":
+            device.wait(1)
+        waits.append((device.now.monotonic_us - began) // SECOND)
+        device.fetched("1")
+        device.ready("1", "2")
+    assert waits[0] == 0
+    assert 0 < waits[1] < waits[2]
+    found_at_last(device)
+    assert device.pipeline.repairs == ()
+    assert fetches(device.failed("1", "damaged-blob", "2")) == ["1"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import queue
+import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,3 +73,52 @@ def test_one_that_is_stopped_says_nothing(folder: StateFolder) -> None:
     verifier.stop()
     assert time.monotonic() - began < WITHIN_S / 10
     assert said.empty()
+
+
+@pytest.fixture
+def no_descriptor() -> Iterator[Callable[[], None]]:
+    """From here on the kernel opens no more files for this process: EMFILE, until the returned function is called."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def again() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    lowest_free = os.open("/", os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield again
+    finally:
+        again()
+
+
+def test_a_system_without_a_free_descriptor_says_nothing_about_the_bytes(
+    folder: StateFolder, no_descriptor: Callable[[], None]
+) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    found = read(SlotVerifier(folder, said.put, again_s=0.0), said)
+    no_descriptor()
+    assert (found.whole, found.damaged) == (frozenset(), frozenset())
+    assert found.unreadable == dict.fromkeys((ONE.digest, TWO.digest), os.strerror(errno.EMFILE))
+
+
+def test_what_could_not_be_read_is_tried_again_before_it_is_told(
+    folder: StateFolder, no_descriptor: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    verifier = SlotVerifier(folder, said.put, again_s=0.2)
+    verifier.start({ONE.digest})
+    deadline = time.monotonic() + WITHIN_S
+    while "try 1 of" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    no_descriptor()
+    assert said.get(timeout=WITHIN_S).whole == {ONE.digest}
+    verifier.stop()
+
+
+def test_a_short_file_is_damage(folder: StateFolder) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    path = folder.blob(ONE.weights)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert read(SlotVerifier(folder, said.put), said).damaged == {ONE.digest}
