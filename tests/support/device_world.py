@@ -1,17 +1,29 @@
 """One device in a world that fails in every way it may: a simulator that speaks the core's real interface, from one seed.
 
 Documents come late, twice, out of order or never; the agent is killed between any two commands and starts again from the
-last record it saved; the gateway restarts from that record; fetches fail; the clock is set. After every write and every
-switch the invariants are checked. `calm` ends the faults, and `settled` says whether the device is where `assign` wants it.
+last record it saved; the gateway restarts from that record; the whole machine starts anew; fetches fail; bits rot; the clock
+is set. After every write and every switch the invariants are checked. `calm` ends the faults, and `settled` says whether the
+device is where `assign` wants it.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Final
 
 from holdfast_agent.core import acceptance, events, step
-from holdfast_agent.core.commands import CollectGarbage, Command, Save, Spool, StartFetch, StopFetch, Tell, WakeAt
+from holdfast_agent.core.commands import (
+    CollectGarbage,
+    Command,
+    Save,
+    Spool,
+    StartFetch,
+    StopFetch,
+    Tell,
+    VerifySlots,
+    WakeAt,
+)
 from holdfast_agent.core.device import Device
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.intent import decision_of, goal_of, view_of
@@ -44,6 +56,7 @@ NAMES: Final = ("1", "2", "3", "4", "5")
 CONDUCTS: Final = ("good", "good", "good", "null-output", "crash-loop", "self-test-failed")
 KILLED_A_COMMAND: Final = 0.004
 CALM_S: Final = 2 * 86_400
+VERIFY_S: Final = 120.0
 
 
 class Killed(Exception):
@@ -55,11 +68,15 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.own = own(health_s=30.0)
+        self.own = own(health_s=30.0, verify_s=VERIFY_S)
         self.now = BEGAN
         self.conducts = {name: self.random.choice(CONDUCTS) for name in NAMES}
         self.saved = step.first_record("0123456789abcdef")
         self.disk: set[str] = set()
+        self.rotten: set[str] = set()  # on the disk, and not what it was
+        self.rotted = 0
+        self.boots = 1
+        self.reading: frozenset[str] | None = None
         self.documents: list[Assignment] = []
         self.fetching: Target | None = None
         self.wake_us = 0
@@ -81,10 +98,14 @@ class World:
             self.publish()
             self._receive(self.documents[-1])
             return
+        if self.saved_pipeline.trial_starts and self.random.random() < 0.2:  # a machine that fell over falls over again
+            self.boot()
+            return
         happen = self.random.choices(
             [self.publish, self.deliver, self.end_fetch, self.gateway_works, self.gateway_speaks, self.gateway_answers,
-             self.time_goes_by, self.kill_agent, self.kill_gateway, self.disconnect, self.set_clock],
-            weights=[1.3, 6, 10, 14, 50, 6, 16, 0.6, 0.3, 0.5, 0.5],
+             self.time_goes_by, self.kill_agent, self.kill_gateway, self.disconnect, self.set_clock,
+             self.rot, self.read, self.boot],
+            weights=[1.3, 6, 10, 14, 50, 6, 16, 0.6, 0.3, 0.5, 0.5, 0.3, 4, 0.3],
         )[0]  # fmt: skip
         happen()
 
@@ -122,6 +143,7 @@ class World:
         ok = self.calm or self.random.random() < 0.7
         if ok:
             self.disk.add(done.release.digest)
+            self.rotten.discard(done.release.digest)
         self.happened(
             events.FetchEnded(
                 pipeline=PIPELINE,
@@ -161,8 +183,35 @@ class World:
         self.now = Moment(at=self.now.at + passed, monotonic_us=self.now.monotonic_us + passed)
         self.happened(events.Tick())
 
+    def rot(self) -> None:
+        """A bit of something on the disk flips: nobody knows until somebody reads it."""
+        if self.disk:
+            self.rotten.add(self.random.choice(sorted(self.disk)))
+            self.rotted += 1
+
+    def read(self) -> None:
+        """The reading of the slots is done; now and then the system refuses to have one read."""
+        if self.reading is None:
+            return
+        asked, self.reading = self.reading, None
+        refused = {one: "refused" for one in asked if not self.calm and self.random.random() < 0.1}
+        damaged = frozenset(one for one in asked if one in self.rotten or one not in self.disk) - refused.keys()
+        whole = asked - damaged - refused.keys()
+        draw = self.random.random()
+        self.happened(events.SlotsVerified(whole=whole, damaged=damaged, draw=draw, unreadable=refused))
+
+    def boot(self) -> None:
+        """The machine starts: no process is left, the monotonic clock begins anew, the other may have been lost."""
+        self.boots += 1
+        self.own = replace(self.own, boot=f"boot-{self.boots}")
+        self.gateway = None
+        lost_us = 0 if self.random.random() < 0.7 else 86_400 * SECOND
+        at = max(self.now.at + 5 * SECOND - lost_us, BEGAN.at - 86_400 * SECOND)
+        self.now = Moment(at=at, monotonic_us=self.random.randint(1, 60) * SECOND)
+        self.kill_agent()
+
     def kill_agent(self) -> None:
-        self.device, self.connected, self.fetching = None, False, None
+        self._ended()
         self.start()
 
     def kill_gateway(self) -> None:
@@ -199,7 +248,10 @@ class World:
                 self._do(command)
             self._maybe_killed()
         except Killed:
-            self.device, self.connected, self.fetching = None, False, None
+            self._ended()
+
+    def _ended(self) -> None:
+        self.device, self.connected, self.fetching, self.reading = None, False, None, None
 
     def _maybe_killed(self) -> None:
         if not self.calm and self.random.random() < KILLED_A_COMMAND:
@@ -222,10 +274,13 @@ class World:
             case CollectGarbage(keep):
                 assert self.fetching is None, "garbage is never collected under a fetch"
                 self.disk &= keep
+                self.rotten &= keep
                 self._check_disk()
             case Spool(report=report):
                 assert report.number not in self._numbers, "a number is used once"
                 self._numbers.add(report.number)
+            case VerifySlots(releases):
+                self.reading = releases
             case WakeAt(monotonic_us):
                 self.wake_us = monotonic_us
 
@@ -270,17 +325,25 @@ class World:
         self.calm = True
         if not self.documents:
             self.publish()
-        self._receive(self.documents[-1])
+        self.deliver_newest()
         end_us = self.now.monotonic_us + CALM_S * SECOND
         while self.now.monotonic_us < end_us and not self.settled:
-            for _ in range(4):
-                self.gateway_speaks()
-            self.gateway_works()
-            self.end_fetch()
-            self.gateway_answers()
-            while self.connected and self.gateway is not None and self.gateway.sent:
-                self.gateway_speaks()
-            self.time_goes_by()
+            self.calm_turn()
+
+    def calm_turn(self) -> None:
+        """Whatever waits for anything gets it."""
+        for _ in range(4):
+            self.gateway_speaks()
+        self.gateway_works()
+        self.read()
+        self.end_fetch()
+        self.gateway_answers()
+        while self.connected and self.gateway is not None and self.gateway.sent:
+            self.gateway_speaks()
+        self.time_goes_by()
+
+    def deliver_newest(self) -> None:
+        self._receive(self.documents[-1])
 
     @property
     def settled(self) -> bool:
@@ -292,6 +355,8 @@ class World:
             return False
         if decision.serve is not None and decision.serve != pipeline.current:
             return False
+        if self.rotten & {slot.release.digest for slot in _slots(pipeline)}:
+            return False  # it will be read, and mended
         served = self.gateway.serving if self.gateway is not None else None
         hopeless = self.device.gateway.failed(PIPELINE, pipeline.current)
         confirmed = self.device.live_of(PIPELINE).confirmed

@@ -41,6 +41,10 @@ class World(Protocol):
     def conduct(self, one: Target) -> str:
         """How that release behaves on this device."""
 
+    @property
+    def rotten(self) -> set[str]:
+        """Releases whose bytes on the disk are not what they were: a worker that is to load them says so."""
+
     def check_served(self, served: Target) -> None:
         """It serves from now on: whether it may."""
 
@@ -96,6 +100,8 @@ class SimulatedGateway:
                 continue
             conduct = self._world.conduct(one)
             failed = conduct == "self-test-failed" or (conduct == "crash-loop" and one == self.serving)
+            if one.release.digest in self._world.rotten:
+                conduct, failed = "damaged-blob", True
             self.workers[key] = (one, "failed" if failed else "ready", conduct if failed else "")
         self._switch()
         self.sent.append(self.status())
