@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +113,7 @@ def test_a_device_that_slept_through_it_never_begins(bench: Bench) -> None:
     assert "1.2.0" not in bench.devices[sleeper].activated
 
 
+@pytest.mark.timeout(60)  # a look that counted one by one up to 10**15 would take years
 def test_a_device_that_claims_absurd_numbers_holds_up_no_look(bench: Bench) -> None:
     """Of one window ingest takes ten million at most; of the sum of all that a liar sends nobody but the evidence knows."""
     bench.install("1.0.0")
@@ -129,9 +129,7 @@ def test_a_device_that_claims_absurd_numbers_holds_up_no_look(bench: Bench) -> N
     ]  # fmt: skip
     with bench.database.write() as connection:
         connection.execute(schema.windows.insert(), rows)
-    began = time.monotonic()
     bench.scheduler.tick()
-    assert time.monotonic() - began < 2
     bench.rounds_until(rollout, "finished")
 
 
