@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
+from holdfast_gateway.confinement import Confinement, lower_priority
+
 # A killed process goes in no time, unless the kernel holds it at a disk; nothing waits for it meanwhile.
 REAP_EVERY_S: Final = 0.01
 REAP_EVERY_MAX_S: Final = 1.0
@@ -21,9 +23,10 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 class Child:
     """Own session and process group: a signal to the gateway's terminal does not reach it, and what it forks dies with it."""
 
-    def __init__(self, command: Sequence[str], theirs: socket.socket) -> None:
-        """Start `command --fd N`. Raises OSError when there is no such program, memory or process to be had."""
+    def __init__(self, command: Sequence[str], theirs: socket.socket, confinement: Confinement) -> None:
+        """Start `command --fd N`, confined. Raises OSError when there is no such program, memory or process to be had."""
         number = theirs.fileno()
+        account = confinement.account
         self._process = subprocess.Popen(
             [*command, "--fd", str(number)],
             stdin=subprocess.DEVNULL,
@@ -32,7 +35,11 @@ class Child:
             pass_fds=(number,),
             start_new_session=True,
             bufsize=0,
+            user=account.user if account is not None else None,
+            group=account.group if account is not None else None,
+            extra_groups=[os.getegid()] if account is not None else None,
         )
+        lower_priority(self._process.pid, confinement.nice)
         self._reaping: asyncio.TimerHandle | None = None
 
     @property

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from holdfast_shared.assign import Target
-from holdfast_shared.wire.report import Window
+from holdfast_shared.wire.report import Isolation, Window
 
 LINE_BYTES_MAX: Final = 1024 * 1024
 # Closed windows that no agent has acknowledged; while there are so many, none is closed, and the open ones go on growing.
@@ -79,6 +79,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="st
     slots: tuple[SlotStatus, ...]
     gateway: str  # random per gateway process: its window numbers and tallies start again with it
     runtime: dict[str, str] = {}  # the environment fingerprint that a worker measured
+    isolation: Isolation | None = None  # what is true of every worker
 
 
 class Tallied(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="tallied"):

@@ -19,6 +19,7 @@ import msgspec
 from holdfast_agent.core import record
 from holdfast_agent.edge.configuration import Configuration
 from holdfast_agent.edge.service import ServiceManager
+from holdfast_gateway import confinement
 from holdfast_gateway.agent_link import AgentLink
 from holdfast_gateway.control import (
     AcknowledgeWindows,
@@ -40,6 +41,7 @@ from holdfast_gateway.windows import Ledger
 from holdfast_shared import durable
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged, Malformed
+from holdfast_shared.wire.report import Isolation
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ class Gateway:
     def __init__(self, configuration: Configuration, worker_command: Sequence[str]) -> None:
         self._folder = configuration.folder
         self._name = secrets.token_hex(8)
-        self._bench = Bench(self._folder, worker_command)
+        self._confinement = confinement.of(configuration.gateway)
+        self._bench = Bench(self._folder, worker_command, self._confinement)
         self._ledger = Ledger()
         self._pipelines: dict[str, Pipeline] = {}
         self._leaving: list[Pipeline] = []
@@ -202,8 +205,15 @@ class Gateway:
                 slots=tuple(slot.status() for slot in slots),
                 gateway=self._name,
                 runtime=runtime,
+                isolation=self.isolation(),
             )
         )
+
+    def isolation(self) -> Isolation:
+        """What is true of every worker that has told so far."""
+        slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
+        said = [slot.ready_said.isolation for slot in slots if slot.ready_said is not None]
+        return confinement.together(self._confinement.told, said)
 
     def _say_tallies(self) -> None:
         self._tally_timer = None

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_gateway import manifest
+from holdfast_gateway.confinement import Confinement
 from holdfast_gateway.control import SlotState, SlotStatus
 from holdfast_gateway.counts import Counts
 from holdfast_gateway.inference import Inference
@@ -41,13 +42,14 @@ class Bench:
 
     folder: StateFolder
     worker_command: Sequence[str]
+    confinement: Confinement = field(default_factory=Confinement)
     workers: set[Worker] = field(default_factory=set)
 
     def start(self, worker: Worker) -> None:
         """Start its process, and know it until nothing is left of it."""
         self.workers.difference_update([one for one in self.workers if one.gone])
         self.workers.add(worker)
-        worker.start(self.worker_command)
+        worker.start(self.worker_command, self.confinement)
 
 
 class Pipeline(Protocol):
@@ -113,6 +115,9 @@ class Slot:
             environment=self.target.environment,
             manifests=str(self._bench.folder.manifests),
             blobs=str(self._bench.folder.blobs),
+            isolated=self._bench.confinement.told.applied,
+            isolation_off=self._bench.confinement.off,
+            tasks_max=self._bench.confinement.tasks_max,
         )
         self._worker = Worker(f"worker {self}", load, self._facts.limits, self)
         self._losses.started(self._loop.time())

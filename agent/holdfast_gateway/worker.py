@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from holdfast_gateway.child import Child
+from holdfast_gateway.confinement import Confinement
 from holdfast_gateway.frames import BUFFER_BYTES, Frames, LostPlace
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import Loss
@@ -99,12 +100,12 @@ class Worker(asyncio.BufferedProtocol):
 
     # -- what is asked of it
 
-    def start(self, command: Sequence[str]) -> None:
+    def start(self, command: Sequence[str], confinement: Confinement) -> None:
         """Start the process; it is ready, or has failed, within the release's load deadline."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            self._child = Child(command, theirs)
+            self._child = Child(command, theirs, confinement)
         except OSError as error:
             ours.close()
             self._loop.call_soon(self._lose, Loss.LOAD, f"its process could not be started: {error}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from holdfast_shared.wire.report import Isolation
 from holdfast_worker.channel import Channel, LostPlace, exit_when_peer_is_gone
 from holdfast_worker.failures import LoadRefused
 from holdfast_worker.protocol import (
@@ -34,6 +35,7 @@ from holdfast_worker.protocol import (
 )
 
 if TYPE_CHECKING:
+    from holdfast_worker.release_files import ReleaseFiles
     from holdfast_worker.release_runner import Runner
 
 EXIT_DONE = 0
@@ -57,9 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with connection:
         connection.set_inheritable(False)
         connection.setblocking(True)
-        exit_when_peer_is_gone(connection)
         try:
-            return work(Channel(connection))
+            return work(connection)
         except (BrokenPipeError, ConnectionResetError):
             return EXIT_DONE  # the gateway is gone
         except LostPlace as error:
@@ -67,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_LOST_PLACE
 
 
-def work(channel: Channel) -> int:
+def work(connection: socket.socket) -> int:
     """HELLO, LOAD, READY or FAILED, then answers; the exit status."""
+    channel = Channel(connection)
     channel.send(control(Kind.HELLO, Hello(version=VERSION, pid=os.getpid())))
     frame = channel.receive()
     if frame is None or frame[LENGTH.size] == Kind.STOP:
@@ -81,7 +83,11 @@ def work(channel: Channel) -> int:
         raise LostPlace(f"LOAD cannot be read: {error}") from error
     started = time.perf_counter()
     try:
-        runner = _load(wanted)
+        files = _read(wanted)
+        isolation = _shut_in(wanted, files.release.limits.memory_bytes_max)
+        # Only now: a thread that ran before would have kept more of the view than the others.
+        exit_when_peer_is_gone(connection)
+        runner = _start(files)
     except LoadRefused as error:
         channel.send(control(Kind.FAILED, Failed(code=error.code, detail=error.detail)))
         return EXIT_FAILED
@@ -91,6 +97,7 @@ def work(channel: Channel) -> int:
         fingerprint=runner.fingerprint,
         load_ms=round((time.perf_counter() - started) * 1000, 3),
         self_test_cases=runner.self_test_cases,
+        isolation=isolation,
     )
     channel.send(control(Kind.READY, ready))
     serve(channel, runner)
@@ -117,11 +124,13 @@ def serve(channel: Channel, runner: Runner) -> None:
         channel.send(head, *reply.parts)
 
 
-def _load(wanted: Load) -> Runner:
+def _read(wanted: Load) -> ReleaseFiles:
+    """The verified bytes, with everything imported that will run them."""
     # Imported after HELLO: numpy and the runtime take longer than everything before them. Nothing here multiplies matrices
     # with numpy, so its BLAS needs no threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from holdfast_worker import release_runner  # noqa: PLC0415 - numpy and the runtime, after HELLO
+    from holdfast_worker.runtime import runtime_named  # noqa: PLC0415
 
     files = release_runner.read(
         Path(wanted.manifests), Path(wanted.blobs), wanted.release, environment=wanted.environment
@@ -130,6 +139,31 @@ def _load(wanted: Load) -> Runner:
         raise LoadRefused(
             "load-failed", f"asked to load {wanted.pipeline}, the manifest is of {files.release.pipeline}"
         )
-    # Here, with everything imported and before a stranger's model first computes, is where the process will be confined:
-    # an address-space limit from release.limits.memory_bytes_max, no new privileges, no network.
+    for files_of in files.stages:
+        runtime_named(files_of.variant.runtime)
+    return files
+
+
+def _shut_in(wanted: Load, memory_bytes_max: int) -> Isolation:
+    """Confine this process: before a stranger's model first computes, after all that needs more than a model may."""
+    from holdfast_worker.isolation import limits  # noqa: PLC0415 - with ctypes, which numpy has loaded by now
+    from holdfast_worker.isolation.confine import confine  # noqa: PLC0415
+    from holdfast_worker.isolation.plan import Asked  # noqa: PLC0415
+
+    needed = limits.memory_counted_bytes()
+    if needed >= memory_bytes_max:
+        raise LoadRefused(
+            "load-failed",
+            f"limits.memory_bytes_max is {memory_bytes_max}, and this worker holds {needed} before it has a model: raise it",
+        )
+    return confine(
+        Asked(off=frozenset(wanted.isolation_off), isolated=wanted.isolated),
+        memory_bytes_max=memory_bytes_max,
+        tasks_max=wanted.tasks_max,
+    )
+
+
+def _start(files: ReleaseFiles) -> Runner:
+    from holdfast_worker import release_runner  # noqa: PLC0415 - it is there by now
+
     return release_runner.start(files)

@@ -23,6 +23,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from holdfast_shared.wire.release import Tensor
+from holdfast_shared.wire.report import Isolation
 
 VERSION: Final = 1
 # A length, then what it counts. A larger frame is a peer that lost its place in the stream.
@@ -32,6 +33,10 @@ NO_HEADER: Final = 0xFFFFFFFF
 # Length and kind go with the head, so that a frame leaves in one write: head ‖ body.
 ASK_HEAD: Final = struct.Struct(">IBQBI")
 ANSWER_HEAD: Final = struct.Struct(">IBQBII")
+
+
+# Threads of one worker: a few for its runtime, and some that libraries start without being asked.
+TASKS_MAX: Final = 64
 
 
 class Kind(IntEnum):
@@ -66,6 +71,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     manifests: str
     blobs: str
+    # What the gateway did to confine this process from outside, by protection, and what the worker is not to apply itself. A
+    # gateway that does not say applies nothing and wants everything.
+    isolated: dict[str, str] = {}
+    isolation_off: tuple[str, ...] = ()
+    tasks_max: int = TASKS_MAX
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +86,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: dict[str, str]
     load_ms: float
     self_test_cases: int
+    isolation: Isolation | None = None  # what it told of; a worker of an older version has no word for it
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):

@@ -166,6 +166,24 @@ def slow_on_some(rounds: int) -> bytes:
 
 
 @functools.cache
+def allocates_on_some(size_bytes: int) -> bytes:
+    """Answers like `trained`, but first asks for so much memory, and touches all of it, for `blank_images`."""
+    return _after_scores(
+        [
+            *_BLANK,
+            node("Where", ["blank", "many", "one"], ["count"]),
+            node("Expand", ["least", "count"], ["large"]),
+            node("ReduceMax", ["large"], ["most"], keepdims=0),
+            node("Mul", ["most", "zero"], ["none"]),
+            node("Add", ["scores", "none"], ["probabilities"]),
+        ],
+        zero=np.float32(0),
+        many=np.array([size_bytes // 4], dtype=np.int64),
+        one=np.array([1], dtype=np.int64),
+    )
+
+
+@functools.cache
 def echo(datatype: Datatype, rank: int = 1) -> bytes:
     """`given` in, `answered` out, unchanged: any datatype, any sizes."""
     shape = [f"d{index}" for index in range(rank)]

@@ -241,7 +241,10 @@ class Queue:
 class GatewayBench:
     """`start`, `stop`, `kill` a gateway over one state folder."""
 
-    def __init__(self, root: Path, *, worker: tuple[str, ...] = STAND_IN, **gateway: int) -> None:
+    def __init__(
+        self, root: Path, *, worker: tuple[str, ...] = STAND_IN, popen: dict[str, Any] | None = None, **gateway: Any
+    ) -> None:
+        """`gateway` are fields of that table; `popen` what a subprocess takes, to start it in another way."""
         self.folder = StateFolder(root / "state")
         durable.make_folder(self.folder.root)
         self._root = root
@@ -249,7 +252,8 @@ class GatewayBench:
         self._agents: list[AgentEnd] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._config = root / "agent.toml"
-        more = "".join(f"{key} = {value}\n" for key, value in gateway.items())
+        self._popen = popen or {}
+        more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in gateway.items())
         self._config.write_text(
             f'[device]\nid = "d-1"\nfleet = "f"\nstate = "{self.folder.root}"\nkey = "k"\nmembership = "m"\n'
             'authorities = "a"\n[server]\nurl = "http://127.0.0.1:1"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
@@ -257,10 +261,12 @@ class GatewayBench:
         )
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "support.gateway_command", str(self._config), *self._worker]
+        python = self._popen.get("executable", sys.executable)
+        command = [python, "-m", "support.gateway_command", str(self._config), *self._worker]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         with (self._root / "gateway.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            options = {"env": environment, **self._popen}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **options)
         due = time.monotonic() + DEADLINE_S
         while self.pid != self._process.pid:
             assert self._process.poll() is None, self.log

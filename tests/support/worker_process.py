@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -36,7 +36,7 @@ class WorkerProcess:
     def hello(self) -> Hello:
         return self._control(Kind.HELLO, Hello)
 
-    def send_load(self, state: StateFolder, release: str, **changes: str) -> None:
+    def send_load(self, state: StateFolder, release: str, **changes: Any) -> None:
         asked = Load(
             pipeline="digits",
             release=release,
@@ -46,13 +46,13 @@ class WorkerProcess:
         )
         self.socket.sendall(protocol.control(Kind.LOAD, msgspec.structs.replace(asked, **changes)))
 
-    def load(self, state: StateFolder, release: str, **changes: str) -> Ready:
+    def load(self, state: StateFolder, release: str, **changes: Any) -> Ready:
         """HELLO, LOAD, READY."""
         self.hello()
         self.send_load(state, release, **changes)
         return self._control(Kind.READY, Ready)
 
-    def failure(self, state: StateFolder, release: str, **changes: str) -> Failed:
+    def failure(self, state: StateFolder, release: str, **changes: Any) -> Failed:
         """HELLO, LOAD, FAILED, and the exit after it."""
         self.hello()
         self.send_load(state, release, **changes)

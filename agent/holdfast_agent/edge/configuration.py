@@ -11,6 +11,7 @@ import msgspec
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.errors import Malformed, Missing
 from holdfast_shared.identifiers import DeviceField, NameField
+from holdfast_shared.wire.report import Protection
 
 SIZE_BYTES_MAX: Final = 64 * 1024
 # `sun_path` of Linux' sockaddr_un (108 bytes) with its closing NUL.
@@ -51,11 +52,18 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`listen` is a loopback address with a port (0: any free one) for applications on this device."""
+    """`listen` is a loopback address with a port (0: any free one) for applications on this device.
+
+    `worker_…` and `isolation_off`: how workers are confined, from outside and by themselves.
+    """
 
     listen: Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|\[::1\]|localhost):\d+$")] = "127.0.0.1:8000"
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1024**3)] = 64 * 1024**2
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+    worker_user: Annotated[str, msgspec.Meta(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$")] = ""
+    worker_nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 1
+    worker_tasks_max: Annotated[int, msgspec.Meta(ge=8, le=4096)] = 64
+    isolation_off: tuple[Protection, ...] = ()
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,7 +38,18 @@ EventKind = Literal[
     "stay",
     "removed",
 ]
+Protection = Literal["user", "priority", "memory", "tasks", "programs", "network", "system", "files"]
 Incarnation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
+
+
+class Isolation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What stands between a model and the rest of its device, by protection: a `Protection`, or one of a later version.
+
+    `applied` says by which mechanism, `degraded` why there is none.
+    """
+
+    applied: Annotated[dict[NameField, TextField], msgspec.Meta(max_length=32)] = {}
+    degraded: Annotated[dict[NameField, TextField], msgspec.Meta(max_length=32)] = {}
 
 
 class SlotReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

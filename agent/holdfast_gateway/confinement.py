@@ -1,0 +1,115 @@
+"""How the gateway confines its workers from outside: another user, less priority; and what is true of all of them together.
+
+The worker shuts itself in further (`holdfast_worker/isolation`), and tells what it applied in READY.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from holdfast_agent.edge import configuration
+from holdfast_shared.wire.report import Isolation, Protection
+from holdfast_worker.protocol import TASKS_MAX
+
+log = logging.getLogger(__name__)
+
+NOT_ASKED: Final = "workers run as the gateway's user: [gateway] worker_user names none"
+TURNED_OFF: Final = "turned off by [gateway] isolation_off"
+# What a worker applies to itself, and one of an older version has no word for.
+BY_ITSELF: Final[tuple[Protection, ...]] = ("memory", "tasks", "programs", "network", "system", "files")
+SILENT: Final = "a worker of an older version does not say how it is confined"
+# CAP_KILL, CAP_SETGID, CAP_SETUID: to become another user, and to end what did.
+_NEEDED: Final = 1 << 5 | 1 << 6 | 1 << 7
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who workers run as. They keep the gateway's group, by which they may read what they load."""
+
+    user: int
+    group: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """Of every worker of this gateway. `told` is what is true of a worker from its start."""
+
+    account: Account | None = None
+    nice: int = 0
+    tasks_max: int = TASKS_MAX
+    off: tuple[str, ...] = ()
+    told: Isolation = field(default_factory=Isolation)
+
+
+def of(asked: configuration.Gateway) -> Confinement:
+    """What can be had of what is asked for. What cannot is told, and no reason not to serve."""
+    applied: dict[str, str] = {}
+    degraded: dict[str, str] = {}
+    account, lacking = _account(asked.worker_user)
+    if account is not None:
+        applied["user"] = asked.worker_user
+    else:
+        degraded["user"] = lacking
+    nice = asked.worker_nice if "priority" not in asked.isolation_off else 0
+    if nice:
+        applied["priority"] = f"nice {nice}"
+    else:
+        degraded["priority"] = TURNED_OFF if asked.worker_nice else "[gateway] worker_nice is 0"
+    return Confinement(
+        account=account,
+        nice=nice,
+        tasks_max=asked.worker_tasks_max,
+        off=asked.isolation_off,
+        told=Isolation(applied=applied, degraded=degraded),
+    )
+
+
+def together(one: Isolation, more: Iterable[Isolation | None]) -> Isolation:
+    """What is true of all of them: what any lacks is degraded, with the first reason."""
+    degraded, applied = dict(one.degraded), dict(one.applied)
+    for other in more:
+        if other is None:
+            degraded = {**dict.fromkeys(BY_ITSELF, SILENT), **degraded}
+        else:
+            degraded = {**other.degraded, **degraded}
+            applied.update(other.applied)
+    return Isolation(applied={name: how for name, how in applied.items() if name not in degraded}, degraded=degraded)
+
+
+def lower_priority(pid: int, nice: int) -> None:
+    """Of a process that was just started, before it has threads."""
+    if nice:
+        try:
+            os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+        except OSError as error:
+            log.warning("worker %d keeps its priority: %s", pid, error)
+
+
+def _account(name: str) -> tuple[Account | None, str]:
+    if not name:
+        return None, NOT_ASKED
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return _refused(f"[gateway] worker_user: there is no user {name}")
+    if os.geteuid() != 0 or not _may_change_users():
+        return _refused(f"[gateway] worker_user: this gateway may not start a process as {name}: run it as root")
+    return Account(found.pw_uid, found.pw_gid), ""
+
+
+def _refused(why: str) -> tuple[None, str]:
+    log.error("workers run as the gateway's user: %s", why)
+    return None, why
+
+
+def _may_change_users() -> bool:
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16) & _NEEDED == _NEEDED
+    return False

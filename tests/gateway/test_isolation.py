@@ -1,0 +1,208 @@
+"""The shipped gateway with real workers that are out for harm: each attempt costs one failover, and no application a request."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from holdfast_gateway.control import SlotStatus, Status
+from holdfast_shared.assign import Target
+from holdfast_shared.wire.release import Limits
+from holdfast_shared.wire.report import Window
+from support import digits_models, hostile_worker, installed_release
+from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, alive, eventually, running_gateway
+from support.other_user import AS_NOBODY, packages, python_for_all
+
+pytestmark = pytest.mark.slow
+
+SHIPPED: Final = (sys.executable, "-m", "holdfast_worker")
+MIB: Final = 1024**2
+LIMITS: Final = Limits(deadline_ms=10_000, load_deadline_s=60, memory_bytes_max=256 * MIB)
+LARGE_BYTES: Final = 400 * MIB
+
+
+class Came(NamedTuple):
+    """What became of one request that does harm in the release on trial, in front of a good one."""
+
+    answered_by: str
+    window: Window  # of the release on trial
+    status: SlotStatus
+    agent: AgentEnd
+
+
+def after_one_blank_image(bench: GatewayBench, model: bytes | None = None, limits: Limits = LIMITS) -> Came:
+    good = Target(release=installed_release.install(bench.folder, PIPELINE, "1.0.0", digits_models.trained()))
+    details: dict[str, Any] = {"limits": limits}
+    made = model or digits_models.trained(0.2)
+    bad = Target(release=installed_release.install(bench.folder, PIPELINE, "1.2.0", made, **details))
+    agent = bench.agent()
+    agent.until_in_force(agent.serve(bad, refuge=good))
+    agent.until_state(good, "ready")
+    image = digits_models.blank_images()[:1]
+    with bench.http() as http:
+        body = json.dumps({"inputs": [installed_release.tensor("image", image)]}).encode()
+        status, answer = http.infer_raw(body)
+    assert status == 200, answer
+    ready = agent.until_state(bad, "ready", since=len(agent.heard) - 1)
+    window = next(one for one in agent.windows() if one.release == bad.release)
+    return Came(str(answer["model_version"]), window, ready, agent)
+
+
+def told(agent: AgentEnd) -> Any:
+    found = [one for one in agent.heard if isinstance(one, Status) and any(slot.state == "ready" for slot in one.slots)]
+    assert found[-1].isolation is not None
+    return found[-1].isolation
+
+
+@pytest.mark.parametrize("off", ["", "memory"], ids=["limited", "unlimited"])
+def test_a_model_that_allocates_past_its_limit_costs_one_failover(tmp_path: Path, off: str) -> None:
+    """The same size, without the limit, is answered."""
+    with running_gateway(tmp_path, worker=SHIPPED, isolation_off=[off] if off else []) as bench:
+        came = after_one_blank_image(bench, digits_models.allocates_on_some(LARGE_BYTES))
+        assert came.answered_by == ("1.2.0" if off else "1.0.0")
+        assert (came.window.requests, came.window.errors, came.window.failed_over) == ((1, 0, 0) if off else (1, 1, 1))
+        assert came.status.losses == 0, "it raised, and lives on"
+        assert ("memory" in told(came.agent).degraded) == bool(off)
+
+
+@pytest.mark.parametrize(
+    ("harm", "protection"),
+    [
+        ("fork", "programs"),
+        ("ask-the-network", "network"),
+    ],
+)
+def test_what_reaches_beyond_the_worker_costs_one_failover(
+    tmp_path: Path, harm: str, protection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the protection it succeeds, and the release answers as if nothing were."""
+    secret = tmp_path / "device.key"
+    secret.write_bytes(b"secret")
+    monkeypatch.setenv("ATTEMPTS_SECRET", str(secret))
+    for off in ([], [protection]):
+        root = tmp_path / f"off-{len(off)}"
+        root.mkdir()
+        with running_gateway(root, worker=(sys.executable, hostile_worker.__file__, harm), isolation_off=off) as bench:
+            came = after_one_blank_image(bench)
+            assert came.answered_by == ("1.2.0" if off else "1.0.0")
+            assert came.window.failed_over == (0 if off else 1)
+
+
+def test_a_model_that_segfaults_costs_one_failover(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, worker=(sys.executable, hostile_worker.__file__, "segfault")) as bench:
+        came = after_one_blank_image(bench)
+        assert came.answered_by == "1.0.0"
+        assert (came.window.errors, came.window.failed_over) == (1, 1)
+        lost = came.agent.until(lambda said: next((one for one in getattr(said, "slots", ()) if one.losses), None))
+        assert (lost.losses, lost.code) == (1, "crash")
+
+
+def test_a_model_that_loops_for_ever_is_killed_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where forking is not refused, what was forked goes with its worker."""
+    left = tmp_path / "child"
+    monkeypatch.setenv("ATTEMPTS_SECRET", str(left))
+    worker = (sys.executable, hostile_worker.__file__, "leave-a-child")
+    with running_gateway(tmp_path, worker=worker, isolation_off=["programs", "files"]) as bench:
+        limits = Limits(deadline_ms=1500, load_deadline_s=60)
+        came = after_one_blank_image(bench, digits_models.hangs_on_some(), limits)
+        assert (came.answered_by, came.window.hangs, came.window.failed_over) == ("1.0.0", 1, 1)
+        child = int(left.read_text())
+        eventually(lambda: not alive(child), "what the worker forked is alive")
+
+
+def test_a_worker_that_needs_more_than_its_limit_says_which(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, worker=SHIPPED) as bench:
+        limits = Limits(memory_bytes_max=16 * MIB)
+        bad = installed_release.install(bench.folder, PIPELINE, "1.2.0", digits_models.trained(), limits=limits)
+        agent = bench.agent()
+        agent.serve(Target(release=bad))
+        failed = agent.until_state(Target(release=bad), "failed")
+        assert failed.code == "load-failed"
+        assert "limits.memory_bytes_max is 16777216" in failed.detail
+
+
+# -- from outside
+
+
+def test_workers_run_as_their_own_user_with_less_priority(tmp_path: Path) -> None:
+    """Other user, other group beside the gateway's, nice; all of it told."""
+    python = python_for_all()
+    with (
+        open_folder() as root,
+        running_gateway(
+            root,
+            worker=(python, "-m", "holdfast_worker"),
+            worker_user="nobody",
+            worker_nice=7,
+            popen={"env": {**os.environ, "PYTHONPATH": packages(Path(__file__).parents[1])}},
+        ) as bench,
+    ):
+        came = after_one_blank_image(bench)
+        assert came.answered_by == "1.2.0"
+        status = Path(f"/proc/{came.status.worker_pid}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert fields["Uid"].split() == [str(AS_NOBODY["user"])] * 4
+        assert fields["Groups"].split() == [str(os.getegid())]
+        assert int(fields["CapEff"], 16) == 0
+        assert fields["NoNewPrivs"] == "1"
+        assert os.getpriority(os.PRIO_PROCESS, came.status.worker_pid) == os.getpriority(os.PRIO_PROCESS, 0) + 7
+        assert told(came.agent).degraded == {}
+        assert told(came.agent).applied == {
+            "user": "nobody",
+            "priority": "nice 7",
+            "memory": "RLIMIT_DATA",
+            "tasks": "RLIMIT_NPROC",
+            "programs": "seccomp",
+            "network": "seccomp",
+            "system": "seccomp",
+            "files": told(came.agent).applied["files"],
+        }
+
+
+def test_a_gateway_that_may_not_change_users_serves_and_says_so() -> None:
+    """Not root, as the unit in deploy/ runs it: the rest is applied all the same."""
+    python = python_for_all()
+    popen = {
+        "executable": python,
+        "env": {**os.environ, "PYTHONPATH": packages(Path(__file__).parents[1])},
+        **AS_NOBODY,
+    }
+    with (
+        open_folder() as root,
+        running_gateway(root, worker=(python, "-m", "holdfast_worker"), worker_user="daemon", popen=popen) as bench,
+    ):
+        came = after_one_blank_image(bench)
+        assert came.answered_by == "1.2.0"
+        said = told(came.agent)
+        assert said.degraded.keys() == {"user", "tasks"}
+        assert "may not start a process as daemon" in said.degraded["user"]
+        assert said.applied.keys() == {"priority", "memory", "programs", "network", "system", "files"}
+
+
+def test_a_user_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with running_gateway(tmp_path, worker=SHIPPED, worker_user="no-such-user") as bench:
+        came = after_one_blank_image(bench)
+        assert told(came.agent).degraded["user"] == "[gateway] worker_user: there is no user no-such-user"
+
+
+class open_folder:  # noqa: N801 - used as a function
+    """A folder that everybody may enter and change; pytest's own are closed to other users."""
+
+    def __enter__(self) -> Path:
+        self._path = Path(tempfile.mkdtemp(prefix="holdfast-open-"))
+        for path in (self._path, self._path / "state"):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o777)
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._path)
