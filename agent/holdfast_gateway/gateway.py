@@ -71,7 +71,7 @@ class Gateway:
         self._leaving: list[Pipeline] = []
         self._serial = self._serial_wanted = 0
         self._link = AgentLink(self)
-        self._inference = OpenInference(self._pipelines)
+        self._inference = OpenInference(self._pipelines, self.isolation)
         self._http = HttpService(configuration.gateway, self._inference)
         self._stopped = asyncio.Event()
         self._loop = asyncio.get_running_loop()

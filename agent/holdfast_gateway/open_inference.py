@@ -6,7 +6,7 @@ binary tensor extension (github.com/kserve/open-inference-protocol, github.com/t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
@@ -20,6 +20,7 @@ from holdfast_gateway.inference import Inference, error_body
 from holdfast_gateway.pipeline import Pipeline
 from holdfast_gateway.slot import Slot
 from holdfast_shared import __version__
+from holdfast_shared.wire.report import Isolation
 from holdfast_worker.protocol import NO_HEADER
 
 NAME: Final = "holdfast"
@@ -81,8 +82,9 @@ class OpenInference:
     `unassigned`: why it is not known which pipelines there are, while it is not; empty otherwise.
     """
 
-    def __init__(self, pipelines: Mapping[str, Pipeline]) -> None:
+    def __init__(self, pipelines: Mapping[str, Pipeline], isolation: Callable[[], Isolation]) -> None:
         self._pipelines = pipelines
+        self._isolation = isolation
         self.unassigned = ""
 
     def serve(self, request: Request, connection: Connection) -> None:
@@ -152,8 +154,9 @@ class OpenInference:
     def _serve_server(self, place: Place, request: Request, connection: Connection) -> None:
         match place.what:
             case "server":
-                answer: object = {"name": NAME, "version": __version__, "extensions": EXTENSIONS}
-                _say(connection, HTTPStatus.OK, answer)
+                answer = {"name": NAME, "version": __version__, "extensions": EXTENSIONS}
+                # Not the protocol's: how this device's own commands learn it.
+                _say(connection, HTTPStatus.OK, {**answer, "isolation": self._isolation()})
             case "live":
                 _say(connection, HTTPStatus.OK, {"live": True})
             case "ready":

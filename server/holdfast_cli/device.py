@@ -71,6 +71,7 @@ def show(session: Session, device_id: str) -> None:
             ("accepts", found.get("stage")),
             ("last seen", output.ago(found.get("last_seen_at"))),
             ("agent", found.get("agent_version")),
+            ("workers", _isolation(found.get("isolation"))),
         ]
     )
     for pipeline in found.get("pipelines", []):
@@ -227,3 +228,11 @@ def _pipeline(pipeline: Any) -> list[tuple[str, object]]:
         ("expected", (predicted.get("serve") or {}).get("version")),
         ("waits for", pipeline.get("waiting_for")),
     ]
+
+
+def _isolation(told: Any) -> str | None:
+    """What confines them, and what does not."""
+    if not told:
+        return None
+    applied, degraded = (", ".join(sorted(told.get(one) or ())) for one in ("applied", "degraded"))
+    return f"confined by {applied or 'nothing'}" + (f"; not by {degraded}" if degraded else "")

@@ -229,9 +229,13 @@ def test_status_tells_what_the_record_the_agent_and_the_gateway_say(
     assert (said["agent"], said["pipelines"][PIPELINE]["serving"]) == (True, "1.1.0")
     assert said["gateway"]["answers"] == {PIPELINE: "1.1.0"}
     assert said["gateway"]["http"] == device.address
+    assert said["gateway"]["isolation"]["applied"]["network"] == "seccomp"
+    assert "worker_user names none" in said["gateway"]["isolation"]["degraded"]["user"]
     text = run(device, "status").out
     assert "digits: idle, serves 1.1.0" in text
     assert "current 1.1.0, previous 1.0.0, candidate -" in text
+    assert "network (seccomp)" in text
+    assert "  not user: workers run as the gateway's user" in text
     device.kill("agent")
     device.terminate("gateway")
     said = run(device, "status", "--json").answer
@@ -257,7 +261,7 @@ def test_a_well_device_has_nothing_but_ok(device: DeviceBench, two: tuple[Publis
     said = run(device, "doctor", "--json")
     assert said.status == 0, said
     assert {one["state"] for one in said.answer["checks"]} == {"ok"}, said.out
-    assert len(said.answer["checks"]) == 12
+    assert len(said.answer["checks"]) == 13
     assert run(device, "doctor").out.count("\n") == len(said.answer["checks"]), "one line each"
 
 

@@ -74,6 +74,7 @@ def test_hostile_names_are_text(page: Page, shown: Shown, complaints: list[str])
     fleet.device_list[0]["labels"]["note"] = HOSTILE
     fleet.device_list[0]["pipelines"][0]["waiting_for"] = HOSTILE
     fleet.device_list[0]["agent_version"] = HOSTILE
+    fleet.device_list[0]["isolation"] = {"applied": {HOSTILE: HOSTILE}, "degraded": {HOSTILE: HOSTILE}}
     fleet.rollout_list[0] |= {"cause": HOSTILE, "notes": [HOSTILE]}
     fleet.rollout_list[0]["waves"][0]["gates"][0]["evidence"] = {HOSTILE: HOSTILE}
     fleet.rollback_list[0] |= {"reason": HOSTILE, "requested_by": HOSTILE}

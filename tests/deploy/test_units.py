@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -164,6 +165,9 @@ def test_a_whole_device_works_under_the_filters_of_its_units(device: ConfinedDev
         assert ended.returncode == 0, ended.stderr
         device.serves("1.0.0")
     assert traffic.failed == []
+    status = [sys.executable, "-m", "holdfast_agent", "status", "--json", "--config", str(device.path)]
+    said = json.loads(subprocess.run(status, capture_output=True, timeout=60).stdout)["gateway"]["isolation"]
+    assert said["applied"].keys() == {"priority", "memory", "programs", "network", "system", "files"}
     assert device.terminate("agent") == 0
     assert device.terminate("gateway") == 0
     log = (device.folder / "gateway.log").read_text() + (device.folder / "agent.log").read_text()

@@ -273,6 +273,7 @@ class Speaker:
             "type": "holdfast.report/1", "fleet": "test", "device": self.device, "incarnation": "0" * 16,
             "number": next(self.numbers), "kind": "health", "sent_at": now.at, "sent_monotonic_us": now.monotonic_us,
             "boot": BOOT, "membership_counter": 1, "agent_version": "0", "pipelines": [said],
+            "isolation": {"applied": {"network": "seccomp"}, "degraded": {"files": "the kernel offers no Landlock"}},
         }  # fmt: skip
         connection.execute(delete(schema.device_state).where(schema.device_state.c.device == self.device))
         connection.execute(

@@ -235,6 +235,7 @@ def device(region: str, index: int) -> Any:
         "online": index != 5,
         "last_seen_at": NOW,
         "agent_version": "0.1.0",
+        "isolation": {"applied": {"network": "seccomp"}, "degraded": {"files": "the kernel offers no Landlock"}},
         "pipelines": [reported],
     }
 

@@ -139,6 +139,7 @@ DOCUMENTS: Final[dict[str, Any]] = {
         membership_counter=4,
         agent_version="0.1.0",
         fingerprint={"runtime": "onnxruntime 1.32.0"},
+        isolation=report.Isolation(applied={"network": "seccomp"}, degraded={"files": "the kernel offers no Landlock"}),
         accepted=(
             report.AcceptedDocument(scope=assignment.Scope(device="camera-7"), pipeline="digits", epoch=3, seq=17),
         ),
@@ -262,6 +263,18 @@ def test_every_field_has_a_value_in_it(name: str) -> None:
     for field in msgspec.structs.fields(value):
         if not field.required:
             assert getattr(value, field.name) != field.default, field.name
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "older").glob("*.json")), ids=lambda path: path.stem)
+def test_what_was_written_before_a_field_was_added_still_loads(path: Path) -> None:
+    """`older/NAME.before-FIELD.json`: everything that stands in it is read, and the field has its default."""
+    raw = path.read_bytes()
+    name, _, field = path.stem.partition(".before-")
+    value = strict_json.decode(raw, type(DOCUMENTS[name]), what=name, size_bytes_max=1024**2)
+    default = next(one.default for one in msgspec.structs.fields(value) if one.name == field)
+    assert getattr(value, field) == default
+    written = msgspec.json.decode(strict_json.encode(value))
+    assert written.items() >= msgspec.json.decode(raw).items()
 
 
 def test_there_is_a_file_for_every_type_and_no_other() -> None:

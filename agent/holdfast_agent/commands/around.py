@@ -24,6 +24,7 @@ from holdfast_agent.edge.identity import Identity
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.errors import HoldfastError
+from holdfast_shared.wire.report import Isolation
 from holdfast_worker import protocol
 from holdfast_worker.protocol import Hello, Kind, Stop
 
@@ -32,6 +33,8 @@ WORKER_S: Final = 30.0
 REACH_S: Final = 5.0
 SERVER_S: Final = 15.0
 CLOCK_OFF_S: Final = 300.0
+# What a model could do to the rest of the device. The others are told by `status`: how much they matter is the device's business.
+ESSENTIAL: Final = ("memory", "programs", "network", "system", "files")
 _OUTPUT_BYTES_MAX: Final = 64 * 1024
 # Imports what a worker imports, in a process of its own: this one stays as small as the agent.
 _FINGERPRINT: Final = """
@@ -95,6 +98,21 @@ def gateway(folder: StateFolder, saved: Record | None) -> Finding:
     return Finding(check="gateway", state="ok", said=f"{found.addresses.http} answers with {said}")
 
 
+def isolation(folder: StateFolder) -> Finding:
+    """How workers are confined: by the gateway's word, or as a process of this user can confine itself."""
+    found = gateway_says.now(folder)
+    told = found.isolation if found.isolation.applied else _isolation_here()
+    if told is None:
+        do = "install it again: deploy/install"
+        return Finding(check="isolation", state="warn", said="a worker cannot say how it would be confined", do=do)
+    lacking = [f"{name}: {why}" for name, why in sorted(told.degraded.items()) if name in ESSENTIAL]
+    by = ", ".join(sorted(told.applied))
+    if lacking:
+        do = "take it out of [gateway] isolation_off, or run a kernel with seccomp and Landlock (5.13 or later)"
+        return Finding(check="isolation", state="warn", said=f"workers lack {'; '.join(lacking)}", do=do)
+    return Finding(check="isolation", state="ok", said=f"workers are confined by {by}")
+
+
 def agent(folder: StateFolder) -> Finding:
     if local_control.listens(folder.agent_socket):
         return Finding(check="agent", state="ok", said="it runs")
@@ -154,6 +172,15 @@ def _hello(command: list[str], ours: socket.socket, theirs: socket.socket) -> He
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(WORKER_S)
+
+
+def _isolation_here() -> Isolation | None:
+    command = [sys.executable, "-m", "holdfast_worker.isolation"]
+    try:
+        ended = subprocess.run(command, capture_output=True, timeout=WORKER_S, check=True)
+        return msgspec.json.decode(ended.stdout[:_OUTPUT_BYTES_MAX], type=Isolation)
+    except (OSError, subprocess.SubprocessError, msgspec.DecodeError):
+        return None
 
 
 def _off_s(date: str) -> float | None:

@@ -46,6 +46,7 @@ def _findings(config: Path) -> Iterator[Finding]:
     yield around.worker()
     yield around.runtime()
     yield around.gateway(found.folder, saved)
+    yield around.isolation(found.folder)
     yield around.agent(found.folder)
     yield around.broker(found.broker.url)
     yield from around.server(found.server.url, known)

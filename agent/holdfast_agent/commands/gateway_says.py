@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared.wire.report import Isolation
 
 # It is on this device, and answers this itself.
 ASK_S: Final = 3.0
@@ -40,6 +41,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
 
     addresses: Addresses | None = None
     pipelines: tuple[Answering, ...] = ()
+    isolation: Isolation = Isolation()
     why_not: str = ""
 
     def version_of(self, pipeline: str) -> str:
@@ -53,6 +55,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
             "http": self.addresses.http,
             "unix": self.addresses.unix,
             "answers": {one.name: one.version or None for one in self.pipelines},
+            "isolation": msgspec.to_builtins(self.isolation),
             "why_not": self.why_not,
         }
 
@@ -62,7 +65,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         if self.why_not:
             return [f"gateway at {self.addresses.http}: {self.why_not}"]
         said = [f"  {one.name}: {one.version or one.reason}" for one in self.pipelines]
-        return [f"gateway at {self.addresses.http} answers with" + ("" if said else " nothing yet"), *said]
+        first = f"gateway at {self.addresses.http} answers with" + ("" if said else " nothing yet")
+        return [first, *said, *isolation_lines(self.isolation)]
 
 
 def now(folder: StateFolder) -> Gateway:
@@ -74,7 +78,7 @@ def now(folder: StateFolder) -> Gateway:
     except (OSError, msgspec.DecodeError) as error:
         return Gateway(addresses=Addresses("", "", 0), why_not=f"{folder.gateway_addresses} cannot be read: {error}")
     try:
-        return Gateway(addresses=addresses, pipelines=_index(addresses.http))
+        return _asked(addresses)
     except (OSError, HTTPException, msgspec.DecodeError) as error:
         return Gateway(addresses=addresses, why_not=f"it does not answer: {type(error).__name__}: {str(error)[:200]}")
 
@@ -91,9 +95,28 @@ def until_it_serves(folder: StateFolder, pipeline: str, version: str, *, within_
         time.sleep(_LOOK_EVERY_S)  # a person waits for one command; the gateway tells nobody
 
 
-def _index(http: str) -> tuple[Answering, ...]:
-    parts = urlsplit(http)
+def isolation_lines(isolation: Isolation) -> list[str]:
+    """For a person: what holds, then what does not, and why."""
+    applied = ", ".join(f"{name} ({how})" for name, how in sorted(isolation.applied.items()))
+    lines = [f"workers are confined: {applied or 'by nothing'}"]
+    return [*lines, *(f"  not {name}: {why}" for name, why in sorted(isolation.degraded.items()))]
+
+
+class _Server(msgspec.Struct, frozen=True):
+    """`/v2`. A gateway of an older version is silent about isolation."""
+
+    isolation: Isolation = Isolation()
+
+
+def _asked(addresses: Addresses) -> Gateway:
+    parts = urlsplit(addresses.http)
     with contextlib.closing(HTTPConnection(parts.hostname or "", parts.port, timeout=ASK_S)) as connection:
         connection.request("POST", "/v2/repository/index", b"{}")
-        body = connection.getresponse().read(ANSWER_BYTES_MAX)
-    return msgspec.json.decode(body, type=tuple[Answering, ...])
+        index = connection.getresponse().read(ANSWER_BYTES_MAX)
+        connection.request("GET", "/v2")
+        server = connection.getresponse().read(ANSWER_BYTES_MAX)
+    return Gateway(
+        addresses=addresses,
+        pipelines=msgspec.json.decode(index, type=tuple[Answering, ...]),
+        isolation=msgspec.json.decode(server, type=_Server).isolation,
+    )

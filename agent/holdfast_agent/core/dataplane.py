@@ -43,13 +43,16 @@ def routes_of(device: Device) -> tuple[Route, ...]:
 
 def connected(device: Device) -> Device:
     """A gateway that may know nothing of us: `told` will say everything."""
-    gateway = GatewayView(connected=True, serial=device.gateway.serial, runtime=device.gateway.runtime)
-    return _unconfirmed(replace(device, gateway=gateway))
+    return _unconfirmed(replace(device, gateway=replace(_remembered(device.gateway), connected=True)))
 
 
 def gone(device: Device) -> Device:
-    gateway = GatewayView(serial=device.gateway.serial, runtime=device.gateway.runtime)
-    return _unconfirmed(replace(device, gateway=gateway))
+    return _unconfirmed(replace(device, gateway=_remembered(device.gateway)))
+
+
+def _remembered(view: GatewayView) -> GatewayView:
+    """What outlives a connection."""
+    return GatewayView(serial=view.serial, runtime=view.runtime, isolation=view.isolation)
 
 
 def told(device: Device) -> Device:
@@ -74,7 +77,9 @@ def status(device: Device, said: Status, now: Moment) -> Device:
     statuses = {(one.pipeline, one.target.key): one for one in said.slots}
     device = _news(device, said.slots, now)
     runtime = said.runtime or device.gateway.runtime
-    device = replace(device, gateway=replace(device.gateway, heard=True, slots=statuses, runtime=runtime))
+    isolation = said.isolation or device.gateway.isolation
+    view = replace(device.gateway, heard=True, slots=statuses, runtime=runtime, isolation=isolation)
+    device = replace(device, gateway=view)
     in_force = next((one for one in device.gateway.said if one.serial == said.serial), None)
     if in_force is None:
         return device

@@ -22,7 +22,7 @@ from holdfast_shared.signing import PublicKey
 from holdfast_shared.wire.assignment import Assignment
 from holdfast_shared.wire.membership import Membership
 from holdfast_shared.wire.release import Release
-from holdfast_shared.wire.report import Event, EventKind, Window
+from holdfast_shared.wire.report import Event, EventKind, Isolation, Window
 
 SECOND_US: Final = 1_000_000
 # Bits rot in months; a day of reading 8 MiB/s is nothing to a disk.
@@ -139,6 +139,7 @@ class GatewayView:
     said: tuple[Routes, ...] = ()
     slots: Mapping[tuple[str, str], SlotStatus] = field(default_factory=dict)  # by pipeline and target key
     runtime: Mapping[str, str] = field(default_factory=dict)
+    isolation: Isolation | None = None
 
     def slot(self, pipeline: str, target: Target | None) -> SlotStatus | None:
         return self.slots.get((pipeline, target.key)) if target is not None else None

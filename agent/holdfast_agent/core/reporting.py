@@ -114,6 +114,7 @@ def _spooled(
         membership_counter=device.own.membership.counter,
         agent_version=device.own.agent_version,
         fingerprint=dict(device.gateway.runtime),
+        isolation=device.gateway.isolation,
         accepted=tuple(_accepted(device)),
         pipelines=tuple(pipeline_report(device, name) for name in sorted(record.pipelines)),
         windows=tuple(window for _, window in windows),

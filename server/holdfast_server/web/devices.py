@@ -39,6 +39,14 @@ class Pipeline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Isolation:
+    """How the device's workers are confined, as it says."""
+
+    applied: tuple[tuple[str, str], ...]
+    degraded: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     id: str
     region: str
@@ -47,6 +55,7 @@ class Device:
     online: bool
     last_seen_at: int | None
     agent_version: str
+    isolation: Isolation | None
     membership: int | None
     pipelines: tuple[Pipeline, ...]
 
@@ -60,6 +69,7 @@ def draw(found: Any, colours: Colours) -> Device:
         online=bool(found.get("online")),
         last_seen_at=found.get("last_seen_at"),
         agent_version=found.get("agent_version") or "",
+        isolation=_isolation(found.get("isolation")),
         membership=found.get("counter"),
         pipelines=tuple(_pipeline(one, colours) for one in found.get("pipelines") or ()),
     )
@@ -67,6 +77,13 @@ def draw(found: Any, colours: Colours) -> Device:
 
 def rows(found: list[Any], colours: Colours) -> list[Device]:
     return [draw(one, colours) for one in found]
+
+
+def _isolation(told: Any) -> Isolation | None:
+    if not told:
+        return None
+    applied, degraded = (tuple(sorted((told.get(one) or {}).items())) for one in ("applied", "degraded"))
+    return Isolation(applied=applied, degraded=degraded)
 
 
 def _pipeline(one: Any, colours: Colours) -> Pipeline:

@@ -150,6 +150,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=TY
     membership_counter: CounterField
     agent_version: str
     fingerprint: dict[str, str] = {}
+    isolation: Isolation | None = None  # what is true of every worker that runs; None: no gateway has told yet
     accepted: tuple[AcceptedDocument, ...] = ()
     pipelines: tuple[PipelineReport, ...] = ()
     windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=WINDOWS_MAX)] = ()

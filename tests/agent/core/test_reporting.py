@@ -10,7 +10,7 @@ from holdfast_agent.core.events import FetchEnded, GatewayConnected, GatewayGone
 from holdfast_gateway.control import AcknowledgeWindows, CloseWindows, SlotStatus, Status
 from holdfast_shared import strict_json
 from holdfast_shared.histogram import BINS, Histogram
-from holdfast_shared.wire.report import PAYLOAD_BYTES_MAX
+from holdfast_shared.wire.report import PAYLOAD_BYTES_MAX, Isolation
 from support.playbook import Playbook, assignment, counts, release, rule, target
 
 
@@ -150,6 +150,15 @@ def test_many_events_are_split_over_reports(device: Playbook) -> None:
     found = device.reports[before:]
     assert sum(len(one.events) for one in found) == 60
     assert all(len(strict_json.encode(one)) <= PAYLOAD_BYTES_MAX for one in found)
+
+
+def test_how_workers_are_confined_is_what_the_gateway_last_told(device: Playbook) -> None:
+    """Also while it is away, and by a gateway of an older version: nothing is claimed and nothing forgotten."""
+    told = Isolation(applied={"network": "seccomp"}, degraded={"user": "none named"})
+    device.said(Status(serial=0, slots=(), gateway=device.gateway, isolation=told))
+    device.said(Status(serial=0, slots=(), gateway=device.gateway))
+    device.wait(61)
+    assert device.reports[-1].isolation == told
 
 
 def test_the_fingerprint_is_what_a_worker_measured(device: Playbook) -> None:
