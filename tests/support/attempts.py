@@ -1,5 +1,6 @@
 """What a model that is out for harm would try, and what it would see: `python -m support.attempts OFF NAME…` confines itself as
 a worker does, less what is OFF (`a,b`), tries, and prints `done` or the error of each. A process of its own: no test may do this.
+ATTEMPTS_MISSING names system calls that the machine is to refuse.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Final
 
 from holdfast_worker.isolation.confine import confine
 from holdfast_worker.isolation.plan import Asked
+from support import confined
 
 MEMORY_BYTES_MAX: Final = 128 * 1024**2
 TASKS_MAX: Final = 24
@@ -62,6 +64,12 @@ def _run_a_program() -> None:
 
 def _ask_the_network() -> None:
     socket.socket(socket.AF_INET).close()
+
+
+def _reach_the_network() -> None:
+    """A socket is had; a datagram's way to this machine's own address is not, where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect(("127.0.0.1", 9))
 
 
 def _ask_this_device() -> None:
@@ -147,6 +155,7 @@ ATTEMPTS: Final[dict[str, Callable[[], None]]] = {
     "fork": _fork,
     "run-a-program": _run_a_program,
     "ask-the-network": _ask_the_network,
+    "reach-the-network": _reach_the_network,
     "ask-this-device": _ask_this_device,
     "make-a-ring": _make_a_ring,
     "signal-the-parent": _signal_the_parent,
@@ -164,6 +173,9 @@ ATTEMPTS: Final[dict[str, Callable[[], None]]] = {
 
 def main() -> None:
     off, *names = sys.argv[1:]
+    missing = os.environ.get("ATTEMPTS_MISSING", "")
+    if missing:
+        confined.refuse(missing.split(","))
     isolated = {"user": "nobody"} if os.geteuid() else {}
     wanted = frozenset(off.split(","))
     told = confine(Asked(off=wanted, isolated=isolated), memory_bytes_max=MEMORY_BYTES_MAX, tasks_max=TASKS_MAX)

@@ -32,9 +32,12 @@ class Seen(NamedTuple):
     degraded: dict[str, str]
 
 
-def tried(*names: str, off: str = "", secret: Path, python: str = sys.executable, **more: Any) -> Seen:
-    """What came of each."""
+def tried(
+    *names: str, off: str = "", missing: str = "", secret: Path, python: str = sys.executable, **more: Any
+) -> Seen:
+    """What came of each, on a machine that refuses the system calls that are `missing`."""
     environment = {**os.environ, "PYTHONPATH": packages(TESTS), "ATTEMPTS_SECRET": str(secret)}
+    environment["ATTEMPTS_MISSING"] = missing
     command = [python, "-m", "support.attempts", off, *names]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd="/", **more)
     assert ended.returncode == 0, ended.stderr
@@ -115,3 +118,41 @@ def test_a_user_without_any_privilege_confines_itself_as_well() -> None:
         **AS_NOBODY,
     )
     assert set(done.came.values()) == {"done"}
+
+
+LANDLOCK: Final = "landlock_create_ruleset"
+
+
+def test_a_machine_without_filters_leaves_the_network_by_a_namespace(tmp_path: Path) -> None:
+    """For real: no way leads anywhere, though a socket is had. What nothing stands in for is told."""
+    found = tried("reach-the-network", "ask-the-network", missing="seccomp", secret=tmp_path)
+    assert found.applied["network"] == "network namespace"
+    assert found.came == {"reach-the-network": "OSError: [Errno 101] Network is unreachable", "ask-the-network": "done"}
+    assert found.degraded["programs"] == found.degraded["system"]
+    assert "offers no seccomp filter" in found.degraded["programs"]
+    assert "files" in found.applied
+    without = tried("reach-the-network", off="network", missing="seccomp", secret=tmp_path)
+    assert without.came["reach-the-network"] == "done"
+
+
+def test_so_does_a_user_without_any_privilege() -> None:
+    secret, python = Path("/etc/passwd"), python_for_all()
+    found = tried("reach-the-network", missing="seccomp", secret=secret, python=python, **AS_NOBODY)
+    if found.applied.get("network") is None:
+        assert "namespace was refused" in found.degraded["network"], (
+            "this machine gives user namespaces to nobody, and it is told"
+        )
+    else:
+        assert "unreachable" in found.came["reach-the-network"]
+
+
+def test_a_machine_that_refuses_everything_serves_and_says_so(tmp_path: Path) -> None:
+    """Each with its own reason; memory is limited everywhere."""
+    missing = f"seccomp,unshare,{LANDLOCK}"
+    found = tried("allocate", "reach-the-network", "read-a-secret", missing=missing, secret=Path("/etc/passwd"))
+    assert found.applied.keys() - {"tasks"} == {"memory"}
+    assert "no seccomp filter" in found.degraded["network"]
+    assert "namespace was refused" in found.degraded["network"]
+    assert "no Landlock" in found.degraded["files"]
+    assert found.came["allocate"].startswith("MemoryError")
+    assert (found.came["reach-the-network"], found.came["read-a-secret"]) == ("done", "done")
