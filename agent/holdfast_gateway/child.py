@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from holdfast_gateway.confinement import Confinement, lower_priority
+from holdfast_gateway.confinement import Confinement
 
 # A killed process goes in no time, unless the kernel holds it at a disk; nothing waits for it meanwhile.
 REAP_EVERY_S: Final = 0.01
@@ -23,7 +23,9 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 class Child:
     """Own session and process group: a signal to the gateway's terminal does not reach it, and what it forks dies with it."""
 
-    def __init__(self, command: Sequence[str], theirs: socket.socket, confinement: Confinement) -> None:
+    def __init__(
+        self, command: Sequence[str], theirs: socket.socket, confinement: Confinement, memory_bytes_max: int
+    ) -> None:
         """Start `command --fd N`, confined. Raises OSError when there is no such program, memory or process to be had."""
         number = theirs.fileno()
         account = confinement.account
@@ -39,7 +41,8 @@ class Child:
             group=account.group if account is not None else None,
             extra_groups=[os.getegid()] if account is not None else None,
         )
-        lower_priority(self._process.pid, confinement.nice)
+        self._confinement = confinement
+        self._group = confinement.hold(self._process.pid, memory_bytes_max=memory_bytes_max)
         self._reaping: asyncio.TimerHandle | None = None
 
     @property
@@ -50,6 +53,11 @@ class Child:
     def output(self) -> IO[bytes]:
         assert self._process.stdout is not None
         return self._process.stdout
+
+    @property
+    def isolated(self) -> dict[str, str]:
+        """What was applied to it from outside, by protection."""
+        return {**self._confinement.told.applied, **(self._group.applied if self._group is not None else {})}
 
     @property
     def reaped(self) -> bool:
@@ -67,6 +75,8 @@ class Child:
         if self._process.returncode is None:  # until we have collected it, its number is nobody else's
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
+            if self._group is not None:
+                self._group.kill()  # also what made a session of its own
         self.reap()
 
     def reap(self, every_s: float = REAP_EVERY_S) -> None:
@@ -74,6 +84,9 @@ class Child:
         if self._process.poll() is None and (self._reaping is None or every_s != REAP_EVERY_S):
             following = min(every_s * 2, REAP_EVERY_MAX_S)
             self._reaping = asyncio.get_running_loop().call_later(every_s, self.reap, following)
+        elif self.reaped:
+            self._confinement.let_go(self._group)
+            self._group = None
 
     def ending(self) -> str:
         """How it ended, in words, as far as it is known."""

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from holdfast_agent.edge import configuration
+from holdfast_gateway import control_groups
+from holdfast_gateway.control_groups import ControlGroups, Group, NotDelegated
 from holdfast_shared.wire.report import Isolation, Protection
 from holdfast_worker.protocol import TASKS_MAX
 
@@ -44,7 +46,19 @@ class Confinement:
     nice: int = 0
     tasks_max: int = TASKS_MAX
     off: tuple[str, ...] = ()
+    groups: ControlGroups | None = None
     told: Isolation = field(default_factory=Isolation)
+
+    def hold(self, pid: int, *, memory_bytes_max: int) -> Group | None:
+        """Confine a process that was just started, before it has threads: less priority, and its control group if it has one."""
+        _lower_priority(pid, self.nice)
+        if self.groups is None:
+            return None
+        return self.groups.hold(pid, memory_bytes_max=memory_bytes_max, tasks_max=self.tasks_max)
+
+    def let_go(self, group: Group | None) -> None:
+        if self.groups is not None and group is not None:
+            self.groups.let_go(group)
 
 
 def of(asked: configuration.Gateway) -> Confinement:
@@ -66,6 +80,7 @@ def of(asked: configuration.Gateway) -> Confinement:
         nice=nice,
         tasks_max=asked.worker_tasks_max,
         off=asked.isolation_off,
+        groups=_groups(asked.isolation_off),
         told=Isolation(applied=applied, degraded=degraded),
     )
 
@@ -82,13 +97,22 @@ def together(one: Isolation, more: Iterable[Isolation | None]) -> Isolation:
     return Isolation(applied={name: how for name, how in applied.items() if name not in degraded}, degraded=degraded)
 
 
-def lower_priority(pid: int, nice: int) -> None:
-    """Of a process that was just started, before it has threads."""
+def _lower_priority(pid: int, nice: int) -> None:
     if nice:
         try:
             os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
         except OSError as error:
             log.warning("worker %d keeps its priority: %s", pid, error)
+
+
+def _groups(off: tuple[str, ...]) -> ControlGroups | None:
+    try:
+        found = control_groups.find(off=off)
+    except NotDelegated as error:
+        log.info("workers limit themselves: %s", error)
+        return None
+    log.info("workers have control groups, limited by: %s", ", ".join(sorted(found.controllers)) or "no controller")
+    return found
 
 
 def _account(name: str) -> tuple[Account | None, str]:

@@ -115,7 +115,6 @@ class Slot:
             environment=self.target.environment,
             manifests=str(self._bench.folder.manifests),
             blobs=str(self._bench.folder.blobs),
-            isolated=self._bench.confinement.told.applied,
             isolation_off=self._bench.confinement.off,
             tasks_max=self._bench.confinement.tasks_max,
         )

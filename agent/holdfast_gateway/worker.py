@@ -105,7 +105,7 @@ class Worker(asyncio.BufferedProtocol):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            self._child = Child(command, theirs, confinement)
+            self._child = Child(command, theirs, confinement, self._limits.memory_bytes_max)
         except OSError as error:
             ours.close()
             self._loop.call_soon(self._lose, Loss.LOAD, f"its process could not be started: {error}")
@@ -227,7 +227,9 @@ class Worker(asyncio.BufferedProtocol):
             self._refuse(Failed(code="not-supported", detail=detail))
             return
         assert self._transport is not None
-        self._transport.write(protocol.control(Kind.LOAD, self._load))
+        assert self._child is not None
+        load = msgspec.structs.replace(self._load, isolated=self._child.isolated)
+        self._transport.write(protocol.control(Kind.LOAD, load))
 
     def _refuse(self, failed: Failed) -> None:
         self._close()

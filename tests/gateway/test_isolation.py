@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import pytest
 
-from holdfast_gateway.control import SlotStatus, Status
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
-from holdfast_shared.wire.report import Window
 from support import digits_models, hostile_worker, installed_release
-from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, alive, eventually, running_gateway
+from support.gateway_bench import PIPELINE, alive, eventually, running_gateway
+from support.isolation_bench import LARGE_BYTES, MIB, after_one_blank_image, told
 from support.other_user import AS_NOBODY, packages, python_for_all
 
 pytestmark = pytest.mark.slow
 
 SHIPPED: Final = (sys.executable, "-m", "holdfast_worker")
-MIB: Final = 1024**2
-LIMITS: Final = Limits(deadline_ms=10_000, load_deadline_s=60, memory_bytes_max=256 * MIB)
-LARGE_BYTES: Final = 400 * MIB
-
-
-class Came(NamedTuple):
-    """What became of one request that does harm in the release on trial, in front of a good one."""
-
-    answered_by: str
-    window: Window  # of the release on trial
-    status: SlotStatus
-    agent: AgentEnd
-
-
-def after_one_blank_image(bench: GatewayBench, model: bytes | None = None, limits: Limits = LIMITS) -> Came:
-    good = Target(release=installed_release.install(bench.folder, PIPELINE, "1.0.0", digits_models.trained()))
-    details: dict[str, Any] = {"limits": limits}
-    made = model or digits_models.trained(0.2)
-    bad = Target(release=installed_release.install(bench.folder, PIPELINE, "1.2.0", made, **details))
-    agent = bench.agent()
-    agent.until_in_force(agent.serve(bad, refuge=good))
-    agent.until_state(good, "ready")
-    image = digits_models.blank_images()[:1]
-    with bench.http() as http:
-        body = json.dumps({"inputs": [installed_release.tensor("image", image)]}).encode()
-        status, answer = http.infer_raw(body)
-    assert status == 200, answer
-    ready = agent.until_state(bad, "ready", since=len(agent.heard) - 1)
-    window = next(one for one in agent.windows() if one.release == bad.release)
-    return Came(str(answer["model_version"]), window, ready, agent)
-
-
-def told(agent: AgentEnd) -> Any:
-    found = [one for one in agent.heard if isinstance(one, Status) and any(slot.state == "ready" for slot in one.slots)]
-    assert found[-1].isolation is not None
-    return found[-1].isolation
 
 
 @pytest.mark.parametrize("off", ["", "memory"], ids=["limited", "unlimited"])
@@ -172,13 +134,14 @@ def test_a_gateway_that_may_not_change_users_serves_and_says_so() -> None:
     """Not root, as the unit in deploy/ runs it: the rest is applied all the same."""
     python = python_for_all()
     popen = {
-        "executable": python,
         "env": {**os.environ, "PYTHONPATH": packages(Path(__file__).parents[1])},
         **AS_NOBODY,
     }
     with (
         open_folder() as root,
-        running_gateway(root, worker=(python, "-m", "holdfast_worker"), worker_user="daemon", popen=popen) as bench,
+        running_gateway(
+            root, worker=(python, "-m", "holdfast_worker"), worker_user="daemon", python=(python,), popen=popen
+        ) as bench,
     ):
         came = after_one_blank_image(bench)
         assert came.answered_by == "1.2.0"

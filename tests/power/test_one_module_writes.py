@@ -36,6 +36,10 @@ ALLOWED: Final = {
     ("agent/holdfast_agent/edge/spool.py", "import sqlite3"): "SQLite has its own journal, and its own tests",
     ("agent/holdfast_agent/edge/local_control.py", ".unlink"): "a socket's name, gone with the next boot",
     ("agent/holdfast_gateway/http_service.py", ".unlink"): "a socket's name, gone with the next boot",
+    ("agent/holdfast_gateway/control_groups.py", ".mkdir"): "the kernel's tree of control groups, on no disk",
+    ("agent/holdfast_gateway/control_groups.py", ".rmdir"): "the kernel's tree of control groups, on no disk",
+    ("agent/holdfast_gateway/control_groups.py", ".write_text"): "the kernel's tree of control groups, on no disk",
+    ("agent/holdfast_worker/isolation/limits.py", ".write_bytes"): "the kernel's word on this process, on no disk",
     ("server/holdfast_server/process.py", "import tempfile"): "says where waitress may put bodies; writes nothing",
 }
 

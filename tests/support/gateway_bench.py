@@ -242,9 +242,15 @@ class GatewayBench:
     """`start`, `stop`, `kill` a gateway over one state folder."""
 
     def __init__(
-        self, root: Path, *, worker: tuple[str, ...] = STAND_IN, popen: dict[str, Any] | None = None, **gateway: Any
+        self,
+        root: Path,
+        *,
+        worker: tuple[str, ...] = STAND_IN,
+        python: tuple[str, ...] = (sys.executable,),
+        popen: dict[str, Any] | None = None,
+        **gateway: Any,
     ) -> None:
-        """`gateway` are fields of that table; `popen` what a subprocess takes, to start it in another way."""
+        """`gateway` are fields of that table; `python` and `popen` start the process in another way."""
         self.folder = StateFolder(root / "state")
         durable.make_folder(self.folder.root)
         self._root = root
@@ -252,7 +258,7 @@ class GatewayBench:
         self._agents: list[AgentEnd] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._config = root / "agent.toml"
-        self._popen = popen or {}
+        self._python, self._popen = python, popen or {}
         more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in gateway.items())
         self._config.write_text(
             f'[device]\nid = "d-1"\nfleet = "f"\nstate = "{self.folder.root}"\nkey = "k"\nmembership = "m"\n'
@@ -261,8 +267,7 @@ class GatewayBench:
         )
 
     def start(self) -> None:
-        python = self._popen.get("executable", sys.executable)
-        command = [python, "-m", "support.gateway_command", str(self._config), *self._worker]
+        command = [*self._python, "-m", "support.gateway_command", str(self._config), *self._worker]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         with (self._root / "gateway.log").open("ab") as log:
             options = {"env": environment, **self._popen}

@@ -1,7 +1,7 @@
 """The shipped worker with a release that is out for harm: `python hostile_worker.py HARM --fd N`.
 
-For a blank image it does HARM before it answers: one of `support.attempts`, `segfault`, or `leave-a-child`, which forks and
-waits. What is refused is raised as a model would raise it; what succeeds is answered well.
+For a blank image it does HARM before it answers: one of `support.attempts`, `segfault`, or `leave-a-child`, which forks and waits
+(`leave-a-session`: out of its process group). What is refused is raised as a model would; what succeeds is answered well.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from holdfast_worker import main, release_runner
 from holdfast_worker.failures import ModelRaised
 from support import attempts
-from support.digits_models import COLUMN
 
+# digits_models.COLUMN; that module would bring what no worker has.
+COLUMN = 1
 # Of the release on trial; the other one is honest.
 VERSION = "1.2.0"
 
@@ -43,8 +44,10 @@ def harmful(harm: str) -> None:
 def _do(harm: str) -> None:
     if harm == "segfault":
         ctypes.string_at(0)
-    elif harm == "leave-a-child":
+    elif harm in ("leave-a-child", "leave-a-session"):
         if os.fork() == 0:
+            if harm == "leave-a-session":
+                os.setsid()
             attempts.SECRET.write_text(str(os.getpid()))
             time.sleep(3600)
         while not attempts.SECRET.exists():
