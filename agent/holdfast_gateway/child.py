@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -24,9 +24,17 @@ class Child:
     """Own session and process group: a signal to the gateway's terminal does not reach it, and what it forks dies with it."""
 
     def __init__(
-        self, command: Sequence[str], theirs: socket.socket, confinement: Confinement, memory_bytes_max: int
+        self,
+        command: Sequence[str],
+        theirs: socket.socket,
+        confinement: Confinement,
+        memory_bytes_max: int,
+        variables: Mapping[str, str],
     ) -> None:
-        """Start `command --fd N`, confined. Raises OSError when there is no such program, memory or process to be had."""
+        """Start `command --fd N`, confined, with `variables` in its environment besides our own.
+
+        Raises OSError when there is no such program, memory or process to be had.
+        """
         number = theirs.fileno()
         account = confinement.account
         self._process = subprocess.Popen(
@@ -34,6 +42,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
             pass_fds=(number,),
             start_new_session=True,
             bufsize=0,

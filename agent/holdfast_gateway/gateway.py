@@ -197,8 +197,10 @@ class Gateway:
             self._serial = self._serial_wanted
         slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
         runtime: dict[str, str] = {}
-        for slot in slots:
-            runtime |= slot.ready_said.fingerprint if slot.ready_said is not None else {}
+        serving = [pipeline.usable[0] for pipeline in self._pipelines.values() if pipeline.usable]
+        for slot in (*slots, *serving):  # where two environments differ, what answers counts
+            if slot.ready_said is not None:
+                runtime |= {**slot.ready_said.fingerprint, "environment": slot.target.environment}
         self._link.say(
             Status(
                 serial=self._serial,

@@ -1,6 +1,6 @@
-"""What the gateway needs of a release's manifest: its limits and how long its guardrails look back.
+"""What the gateway needs of manifests: a release's limits and how long its guardrails look back, an environment's settings.
 
-The manifest is trusted by its digest, which the record or the agent named: the payload's SHA-256 is compared before it is
+A manifest is trusted by its digest, which the record or the agent named: the payload's SHA-256 is compared before it is
 parsed. Signatures were checked when it was staged; so this process needs no cryptography.
 """
 
@@ -9,18 +9,20 @@ from __future__ import annotations
 import base64
 import binascii
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from holdfast_shared import strict_json
 from holdfast_shared.errors import Damaged, Malformed
 from holdfast_shared.identifiers import digest_of
+from holdfast_shared.wire.environment import Environment, Settings
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, Limits, Release
 
 # Of a release without guardrails: what the agent reports as "now".
 WINDOW_S_DEFAULT: Final = 60
 _ENVELOPE_DEPTH_MAX: Final = 4
+D = TypeVar("D", Release, Environment)
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -36,6 +38,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(path: Path, digest: str, pipeline: str) -> Facts:
     """The facts of the release with that digest. Raises Damaged when what lies there is not it."""
+    release = _document(path, digest, Release)
+    if release.pipeline != pipeline:
+        raise Damaged(f"its manifest is of pipeline {release.pipeline}, not of {pipeline}")
+    longest = max((guardrail.window_s for guardrail in release.guardrails), default=WINDOW_S_DEFAULT)
+    return Facts(limits=release.limits, window_s=longest)
+
+
+def settings_of(path: Path, digest: str) -> Settings:
+    """The settings of the environment with that digest. Raises Damaged when what lies there is not it."""
+    return _document(path, digest, Environment).settings
+
+
+def _document(path: Path, digest: str, kind: type[D]) -> D:
     try:
         with path.open("rb") as stream:
             raw = stream.read(ENVELOPE_BYTES_MAX + 1)
@@ -48,10 +63,6 @@ def read(path: Path, digest: str, pipeline: str) -> Facts:
         payload = base64.b64decode(envelope.payload, validate=True)
         if digest_of(payload) != digest:
             raise Damaged(f"its manifest has another digest than {digest}", next_step="fetch the release again")
-        release = strict_json.decode(payload, Release, what="manifest", size_bytes_max=ENVELOPE_BYTES_MAX)
+        return strict_json.decode(payload, kind, what="manifest", size_bytes_max=ENVELOPE_BYTES_MAX)
     except (Malformed, binascii.Error) as error:
         raise Damaged(f"its manifest does not parse: {error}", next_step="fetch the release again") from error
-    if release.pipeline != pipeline:
-        raise Damaged(f"its manifest is of pipeline {release.pipeline}, not of {pipeline}")
-    longest = max((guardrail.window_s for guardrail in release.guardrails), default=WINDOW_S_DEFAULT)
-    return Facts(limits=release.limits, window_s=longest)

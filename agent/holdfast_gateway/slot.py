@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from holdfast_gateway.worker import ASKED_MAX, Lost, Worker
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
 from holdfast_shared.failure_codes import FailureCode
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+from holdfast_shared.wire.environment import Settings
 from holdfast_worker.protocol import Answer, Failed, Load, Ready
 
 log = logging.getLogger(__name__)
@@ -34,6 +37,9 @@ WAITING_MAX: Final = 128
 # A slot that is not named any more answers what it was asked; each of those has its own deadline, all together this one.
 DRAIN_S: Final = 30.0
 DETAIL_CHARACTERS_MAX: Final = 500
+# Isolated: nothing around an environment, neither variables nor the current folder, adds to what it runs. And what was built is
+# not written to: a file that nobody listed is damage.
+WORKER_IN_ENVIRONMENT: Final = ("-I", "-B", "-m", "holdfast_worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +51,23 @@ class Bench:
     confinement: Confinement = field(default_factory=Confinement)
     workers: set[Worker] = field(default_factory=set)
 
-    def start(self, worker: Worker) -> None:
-        """Start its process, and know it until nothing is left of it."""
+    def start(self, worker: Worker, environment: str, settings: Settings) -> None:
+        """Start its process in that environment, and know it until nothing is left of it."""
         self.workers.difference_update([one for one in self.workers if one.gone])
         self.workers.add(worker)
-        worker.start(self.worker_command, self.confinement)
+        command = self.worker_command
+        if environment != SYSTEM_ENVIRONMENT:
+            command = (str(self.folder.environment_python(environment)), *WORKER_IN_ENVIRONMENT)
+        worker.start(command, self.confinement, settings.variables)
+
+    def settings_of(self, environment: str) -> Settings:
+        """Of an environment that is built here. Raises Damaged when it is not."""
+        if environment == SYSTEM_ENVIRONMENT:
+            return Settings()
+        found = manifest.settings_of(self.folder.manifest(environment), environment)
+        if not os.access(self.folder.environment_python(environment), os.X_OK):
+            raise Damaged("its environment is not built, or its interpreter is gone", next_step="fetch it again")
+        return found
 
 
 class Pipeline(Protocol):
@@ -104,6 +122,7 @@ class Slot:
         path = self._bench.folder.manifest(self.target.release.digest)
         try:
             self._facts = manifest.read(path, self.target.release.digest, self.name)
+            settings = self._bench.settings_of(self.target.environment)
         except Damaged as error:
             self._fail(FailureCode.DAMAGED_BLOB, error.message)
             return
@@ -117,11 +136,12 @@ class Slot:
             blobs=str(self._bench.folder.blobs),
             isolation_off=self._bench.confinement.off,
             tasks_max=self._bench.confinement.tasks_max,
+            threads=settings.threads,
         )
         self._worker = Worker(f"worker {self}", load, self._facts.limits, self)
         self._losses.started(self._loop.time())
         self.loads += 1
-        self._bench.start(self._worker)
+        self._bench.start(self._worker, self.target.environment, settings)
         self._become("loading")
 
     def start_afresh(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -100,12 +100,15 @@ class Worker(asyncio.BufferedProtocol):
 
     # -- what is asked of it
 
-    def start(self, command: Sequence[str], confinement: Confinement) -> None:
-        """Start the process; it is ready, or has failed, within the release's load deadline."""
+    def start(self, command: Sequence[str], confinement: Confinement, variables: Mapping[str, str]) -> None:
+        """Start the process, with `variables` in its environment besides our own.
+
+        It is ready, or has failed, within the release's load deadline.
+        """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         try:
-            self._child = Child(command, theirs, confinement, self._limits.memory_bytes_max)
+            self._child = Child(command, theirs, confinement, self._limits.memory_bytes_max, variables)
         except OSError as error:
             ours.close()
             self._loop.call_soon(self._lose, Loss.LOAD, f"its process could not be started: {error}")
@@ -222,13 +225,18 @@ class Worker(asyncio.BufferedProtocol):
 
     def _greet(self, hello: Hello) -> None:
         self._greeted = True
-        if hello.version != protocol.VERSION:
-            detail = f"its worker speaks version {hello.version} of the protocol, this gateway {protocol.VERSION}"
+        oldest = hello.version if hello.oldest is None else hello.oldest
+        version = protocol.agreed(oldest, hello.version)
+        if version is None:
+            detail = (
+                f"its worker speaks versions {oldest} to {hello.version} of the protocol, "
+                f"this gateway {protocol.OLDEST} to {protocol.VERSION}"
+            )
             self._refuse(Failed(code="not-supported", detail=detail))
             return
         assert self._transport is not None
         assert self._child is not None
-        load = msgspec.structs.replace(self._load, isolated=self._child.isolated)
+        load = msgspec.structs.replace(self._load, version=version, isolated=self._child.isolated)
         self._transport.write(protocol.control(Kind.LOAD, load))
 
     def _refuse(self, failed: Failed) -> None:

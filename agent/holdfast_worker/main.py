@@ -23,6 +23,7 @@ from holdfast_worker.failures import LoadRefused
 from holdfast_worker.protocol import (
     ASK_HEAD,
     LENGTH,
+    OLDEST,
     VERSION,
     Failed,
     Hello,
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def work(connection: socket.socket) -> int:
     """HELLO, LOAD, READY or FAILED, then answers; the exit status."""
     channel = Channel(connection)
-    channel.send(control(Kind.HELLO, Hello(version=VERSION, pid=os.getpid())))
+    channel.send(control(Kind.HELLO, Hello(version=VERSION, oldest=OLDEST, pid=os.getpid())))
     frame = channel.receive()
     if frame is None or frame[LENGTH.size] == Kind.STOP:
         return EXIT_DONE
@@ -87,7 +88,7 @@ def work(connection: socket.socket) -> int:
         isolation = _shut_in(wanted, files.release.limits.memory_bytes_max)
         # Only now: a thread that ran before would have kept more of the view than the others.
         exit_when_peer_is_gone(connection)
-        runner = _start(files)
+        runner = _start(files, wanted.threads)
     except LoadRefused as error:
         channel.send(control(Kind.FAILED, Failed(code=error.code, detail=error.detail)))
         return EXIT_FAILED
@@ -163,7 +164,7 @@ def _shut_in(wanted: Load, memory_bytes_max: int) -> Isolation:
     )
 
 
-def _start(files: ReleaseFiles) -> Runner:
+def _start(files: ReleaseFiles, threads: int) -> Runner:
     from holdfast_worker import release_runner  # noqa: PLC0415 - it is there by now
 
-    return release_runner.start(files)
+    return release_runner.start(files, threads=threads)

@@ -1,7 +1,7 @@
 """What a gateway and a worker say to each other: frames over a stream socket, and the version of both.
 
 A worker of another environment may be older or newer than the gateway: the first thing a worker sends is `Hello` with its
-version. Version 1, all integers big-endian:
+versions, and the gateway names in `Load` the newest that both speak. All integers big-endian:
 
     frame     = length u32 (of what follows) ‖ kind u8 ‖ body
     control   = JSON of one of the types below                                                       (kinds HELLO … STOP)
@@ -12,6 +12,8 @@ version. Version 1, all integers big-endian:
 JSON. A body goes through as it came: the gateway never needs numpy, and a request that one slot could not answer is sent to
 the other as the same bytes. A worker answers in the order it was asked, so a gateway may ask ahead, and the oldest
 unanswered request is the one that a crash or a hang belongs to.
+
+Version 2 has `threads` in `Load`; a worker of version 1 reads past it.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ import msgspec
 from holdfast_shared.wire.release import Tensor
 from holdfast_shared.wire.report import Isolation
 
-VERSION: Final = 1
+VERSION: Final = 2
+# The oldest that this code still speaks, on either side.
+OLDEST: Final = 1
 # A length, then what it counts. A larger frame is a peer that lost its place in the stream.
 LENGTH: Final = struct.Struct(">I")
 FRAME_BYTES_MAX: Final = 1024**3 + 64
@@ -59,18 +63,26 @@ class Outcome(IntEnum):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """The worker speaks the versions from `oldest` to `version`; without `oldest`, as version 1 was, only the one."""
+
     version: int
     pid: int
+    oldest: int | None = None
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """What to load: a release by the digest of its manifest, and the folders to read it from (by digest, verified)."""
+    """What to load: a release by the digest of its manifest, and the folders to read it from (by digest, verified).
+
+    `version` is the protocol's, as agreed; `threads` what one inference may use.
+    """
 
     pipeline: str
     release: str
     environment: str
     manifests: str
     blobs: str
+    version: int = 1
+    threads: int = 1
     # What the gateway did to confine this process from outside, by protection, and what the worker is not to apply itself. A
     # gateway that does not say applies nothing and wants everything.
     isolated: dict[str, str] = {}
@@ -113,6 +125,12 @@ class Answer(NamedTuple):
     header_length: int
     compute_us: int
     body: memoryview
+
+
+def agreed(oldest: int, newest: int) -> int | None:
+    """The newest version that this code and a peer that speaks `oldest` to `newest` both speak; None: there is none."""
+    found = min(VERSION, newest)
+    return found if found >= max(OLDEST, oldest) else None
 
 
 def control(kind: Kind, message: Hello | Load | Ready | Failed | Stop) -> bytes:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
@@ -70,13 +71,13 @@ def read(folders: Folders, digest: str, *, environment: str, runtimes: frozenset
 
 
 def _check_supported(release: Release, environment: str) -> None:
-    if environment != SYSTEM_ENVIRONMENT:
-        raise LoadRefused("not-supported", f"environment {environment}: only {SYSTEM_ENVIRONMENT} is supported yet")
     if environment not in release.environments:
         raise LoadRefused(
             "not-supported",
             f"the release was validated in {', '.join(release.environments)}, not in the environment {environment}",
         )
+    if environment != SYSTEM_ENVIRONMENT and Path(sys.prefix).name != hex_of(environment):
+        raise LoadRefused("not-supported", f"this worker runs in {sys.prefix}, not in the environment {environment}")
 
 
 def _stage(folders: Folders, stage: Stage, where: str, runtimes: frozenset[str]) -> StageFiles:

@@ -30,6 +30,12 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         """One word for it: the pair of digests that the record and the gateway know it by."""
         return f"{self.release.digest}@{self.environment}"
 
+    @property
+    def digests(self) -> frozenset[str]:
+        """The manifests that must be on the disk, with all they name: the release's, and its environment's if it has one."""
+        own = self.environment != SYSTEM_ENVIRONMENT
+        return frozenset((self.release.digest, self.environment)) if own else frozenset((self.release.digest,))
+
 
 class LocalCondemnation(msgspec.Struct, frozen=True, kw_only=True):
     """A pair the device itself condemned, at the attempt it was then allowed."""

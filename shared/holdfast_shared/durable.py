@@ -45,6 +45,8 @@ class Calls(Protocol):
 
     def mkdir(self, path: Path, mode: int = 0o777) -> None: ...
 
+    def rmdir(self, path: Path) -> None: ...
+
 
 calls: Calls = os
 
@@ -135,9 +137,51 @@ def remove(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def move_folder_into_place(source: Path, target: Path) -> None:
+    """Give a complete folder, whoever wrote it, its final name: all of it is synced first. `target` must not exist."""
+    folders = [source]
+    for path in sorted(source.rglob("*")):
+        if path.is_symlink():
+            continue  # its bytes are its name's, which is its folder's
+        if path.is_dir():
+            folders.append(path)
+        else:
+            _sync(path)
+    for folder in reversed(folders):
+        sync_folder(folder)
+    calls.rename(source, target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder and all in it, if it is there. It loses its name first: none is ever there in part. May be repeated."""
+    gone = path.parent / f"{_TEMPORARY}{path.name.removeprefix(_TEMPORARY)}"
+    if path != gone and path.exists():
+        _empty(gone)
+        calls.rename(path, gone)
+        sync_folder(path.parent)
+    _empty(gone)
+
+
+def _empty(folder: Path) -> None:
+    if not folder.exists():
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            _empty(entry)
+        else:
+            calls.unlink(entry)
+    calls.rmdir(folder)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of writers that were killed. Only the folder's one writer may call it."""
+    """Delete temporary files and folders of writers that were killed. Only the folder's one writer may call it."""
     for leftover in folder.glob(f"{_TEMPORARY}*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            _empty(leftover)
+            continue
         with contextlib.suppress(FileNotFoundError):
             calls.unlink(leftover)
 

@@ -129,14 +129,33 @@ def test_loading_has_an_end(bench: GatewayBench, how: str, code: str, what: str)
     assert code in answer["error"]
 
 
+@pytest.mark.parametrize(
+    ("oldest", "newest", "spoken"),
+    [("", "1", "1"), ("1", "2", "2"), ("1", "99", "2"), ("2", "99", "2")],
+    ids=["older", "the same", "newer", "newer, and not as old as we may be"],
+)
+def test_a_worker_older_or_newer_than_the_gateway_is_spoken_to_in_the_newest_that_both_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oldest: str, newest: str, spoken: str
+) -> None:
+    monkeypatch.setenv("STAND_IN_VERSION", newest)
+    monkeypatch.setenv("STAND_IN_OLDEST", oldest)
+    with running_gateway(tmp_path) as bench:
+        agent, target = bench.agent(), installed(bench.folder, "1.0.0")
+        agent.until_in_force(agent.serve(target))
+        with bench.http() as http:
+            assert http.infer()[0] == 200
+        status = agent.until(lambda one: one if isinstance(one, Status) and one.runtime else None)
+    assert status.runtime["protocol"] == spoken
+
+
 def test_a_worker_of_another_protocol_is_not_spoken_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAND_IN_VERSION", "2")
+    monkeypatch.setenv("STAND_IN_VERSION", "99")
     with running_gateway(tmp_path) as bench:
         agent, target = bench.agent(), installed(bench.folder, "1.0.0")
         agent.serve(target)
         failed = agent.until_state(target, "failed")
     assert failed.code == "not-supported"
-    assert "version 2 of the protocol, this gateway 1" in failed.detail
+    assert "speaks versions 99 to 99 of the protocol, this gateway 1 to 2" in failed.detail
 
 
 def test_a_manifest_that_is_damaged_fails_its_slot_alone(bench: GatewayBench) -> None:

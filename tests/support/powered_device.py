@@ -232,8 +232,8 @@ class _Fetcher:
     def __init__(self, device: PoweredDevice, inbox: Inbox) -> None:
         self._device, self._inbox = device, inbox
 
-    def start(self, target_digest: str, version: str, pipeline: str) -> None:
-        order = Order(pipeline, version, target_digest)
+    def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None:
+        order = Order(pipeline, version, target_digest, environment)
         ended = FetchEnded(target_digest, ok=True, code="", detail="", pipeline=pipeline)
         try:
             staging.stage(self._device._source, order, Deadline(60), machine=MACHINE)

@@ -147,6 +147,11 @@ class RecordedDisk(Generic[P]):
         os.mkdir(path, mode)  # noqa: PTH102 - the very call
         self._note(Named(((self._name(path), FOLDER),)))
 
+    def rmdir(self, path: Path) -> None:
+        self._ask("rmdir")
+        os.rmdir(path)  # noqa: PTH106 - the very call
+        self._note(Named(((self._name(path), None),)))
+
     def close_all(self) -> None:
         """As the kernel does for a process that is gone."""
         for descriptor in list(self.descriptors):

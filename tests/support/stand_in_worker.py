@@ -3,7 +3,8 @@
 A request's body says what becomes of it, by release version: `{"id": "7", "do": {"1.2.0": "crash"}}`; `"*"` is every other
 version, and what is not named is answered well. One of: ok, null, error, fault, crash, hang, garbage, wrong-id, slow:<ms>,
 big:<bytes>. A release's annotations say how it loads: `{"load": "ok" | "crash" | "hang" | "slow:<ms>" | "fail:<code>"}`, and
-what becomes of requests that say nothing: `{"do": "…"}`. STAND_IN_VERSION is the protocol's version that it claims.
+what becomes of requests that say nothing: `{"do": "…"}`. STAND_IN_VERSION is the protocol's version that it
+claims, STAND_IN_OLDEST the oldest it claims besides.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     with socket.socket(fileno=parser.parse_args().fd) as gateway, gateway.makefile("rb") as stream:
         version = os.environ.get("STAND_IN_VERSION", str(protocol.VERSION))
-        gateway.sendall(protocol.control(Kind.HELLO, Hello(version=int(version), pid=os.getpid())))
+        oldest = os.environ.get("STAND_IN_OLDEST")
+        hello = Hello(version=int(version), oldest=int(oldest) if oldest else None, pid=os.getpid())
+        gateway.sendall(protocol.control(Kind.HELLO, hello))
         frame = _next_frame(stream)
         if frame is not None:
             release = _load(gateway, msgspec.json.decode(frame[5:], type=Load))
@@ -58,7 +61,7 @@ def _load(gateway: socket.socket, load: Load) -> dict[str, Any]:
     ready = Ready(
         inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),),
         outputs=(Tensor(name="y", datatype="FP32", shape=(-1, 2)),),
-        fingerprint={"runtime": "stand-in"},
+        fingerprint={"runtime": "stand-in", "protocol": str(load.version)},
         load_ms=1.0,
         self_test_cases=1,
     )

@@ -18,7 +18,7 @@ from holdfast_shared.authorities import Authorities, Director, Holder, Publisher
 from holdfast_shared.errors import Malformed
 from holdfast_shared.histogram import Histogram
 from holdfast_shared.selector import Term
-from holdfast_shared.wire import assignment, command, membership, release, report
+from holdfast_shared.wire import assignment, command, environment, membership, release, report
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -200,6 +200,20 @@ DOCUMENTS: Final[dict[str, Any]] = {
             pipeline="digits", version="1.2.0", reason="unfair", to="1.1.0", segment=SEGMENT, environment="system"
         ),
     ),
+    "environment-1": environment.Environment(
+        name="onnx-cpu",
+        version="1.2.0",
+        requires_python=">=3.11,<3.14",
+        wheels=(
+            environment.Wheel(
+                filename="holdfast_worker-0.1.0-py3-none-any.whl", digest=A, size_bytes=99_000, unpacked_bytes=300_000
+            ),
+        ),
+        worker=environment.WorkerWheel(filename="holdfast_worker-0.1.0-py3-none-any.whl", oldest=1, newest=2),
+        settings=environment.Settings(threads=2, variables={"OMP_WAIT_POLICY": "passive"}),
+        description="onnxruntime on the CPU.",
+        critical=("settings",),
+    ),
     "command-1-approve": command.Command(
         fleet="demo", id="1" * 32, issued_at=1, not_after=2, act=command.Approve(rollback="rb-1", request=A)
     ),
@@ -284,6 +298,7 @@ def test_there_is_a_file_for_every_type_and_no_other() -> None:
         membership.TYPE,
         release.MODEL_TYPE,
         release.RELEASE_TYPE,
+        environment.TYPE,
         report.TYPE,
         command.TYPE,
         authorities.TYPE,

@@ -210,9 +210,13 @@ def test_a_variant_for_other_hardware_is_not_supported(state: StateFolder, chang
     assert words in found.detail
 
 
-def test_an_environment_of_its_own_is_not_supported_yet(state: StateFolder, published: Published) -> None:
-    found = refused(state, published.ref.digest, environment=digest_of(b"wheels"))
+def test_a_worker_that_does_not_run_in_the_environment_says_so(state: StateFolder) -> None:
+    """It was told one, and its prefix is another: whoever started it mixed them up."""
+    wheels = digest_of(b"wheels")
+    ref = install(state, "digits", "1.0.0", digits_models.trained(), release_changes={"environments": (wheels,)})
+    found = refused(state, ref.digest, environment=wheels)
     assert found.code == "not-supported"
+    assert f"not in the environment {wheels}" in found.detail
 
 
 # ---------------------------------------------------------------- the self-test

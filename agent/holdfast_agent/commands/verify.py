@@ -52,7 +52,7 @@ def _verified(folder: StateFolder, pipeline: str, slot: str, target: Target) -> 
     damaged: list[str] = []
     unreadable = ""
     try:
-        damaged = blobs.damaged(folder, target.release.digest)
+        damaged = [bad for digest in sorted(target.digests) for bad in blobs.damaged(folder, digest)]
     except OSError as error:
         unreadable = error.strerror or str(error)
     return {

@@ -39,14 +39,14 @@ class StopFetch:
 
 @dataclass(frozen=True, slots=True)
 class CollectGarbage:
-    """Delete what none of these releases names. No fetch is under way, and none starts before it is done."""
+    """Delete what none of these releases and environments names. No fetch is under way, and none starts before it is done."""
 
     keep: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifySlots:
-    """Read all bytes of these releases, slowly, beside everything else. `SlotsVerified` says what was found."""
+    """Read all bytes of these releases and environments, slowly, beside everything else. `SlotsVerified` says what was found."""
 
     releases: frozenset[str]
 

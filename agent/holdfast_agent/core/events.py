@@ -67,9 +67,10 @@ class RollbackAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotsVerified:
-    """The slots' bytes were read: releases that are whole, and those that are not. `draw` from [0, 1) spreads the next time.
+    """The slots' bytes were read: releases and environments that are whole, and those that are not.
 
-    `unreadable` are in neither: the system refused to read them, again and again, and this is what it said.
+    `unreadable` are in neither: the system refused to read them, again and again, and this is what it said. `draw` from [0, 1)
+    spreads the next time.
     """
 
     whole: frozenset[str]

@@ -133,12 +133,13 @@ def _obstacle_to_serving(decision: Decision, now: Moment) -> str:
 
 
 def wanted_digests(device: Device, name: str) -> set[str]:
-    """Every release that a slot names or the decision may soon need: what must not be deleted."""
+    """Every release and environment that a slot names or the decision may soon need: what must not be deleted."""
     pipeline, decision = device.record.pipeline(name), decision_of(device, name)
     return {
-        target.release.digest
+        digest
         for target in (*_slots(pipeline), decision.serve, decision.standby, *decision.stage)
         if target
+        for digest in target.digests
     }
 
 
@@ -151,7 +152,7 @@ def _is(slot: Target | None, target: Target) -> bool:
 
 
 def _damaged(device: Device, name: str, slot: Target) -> bool:
-    if slot.release.digest in device.record.damaged:
+    if slot.digests & set(device.record.damaged):
         return True
     status = device.gateway.slot(name, slot)
     return status is not None and status.state == "failed" and status.code == DAMAGED

@@ -73,9 +73,9 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
         )
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=ended.detail)
         return _try_later(device, name, now, wait_us)
-    digest = goal.target.release.digest
-    device = replace(device, releases={**device.releases, digest: ended.release})
-    device = verification.mended(device, digest, now)
+    device = replace(device, releases={**device.releases, goal.target.release.digest: ended.release})
+    for digest in sorted(goal.target.digests):
+        device = verification.mended(device, digest, now)
     return _arrived(device, name, goal, now)
 
 

@@ -110,7 +110,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     `boots` counts the agent's starts, and `boot` is the machine's at the last of them. A gateway process (`gateway`, random)
     numbers its windows from nothing; ours go on from `windows_from`, and none was `windows_next` yet: a window's number is
-    reported once, whatever restarts. `damaged` are releases of slots whose bytes on this disk do not verify.
+    reported once, whatever restarts. `damaged` are releases and environments of slots whose bytes
+    on this disk do not verify.
     """
 
     format: int = FORMAT

@@ -129,7 +129,7 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     slots = [slot for slot in (pipeline.current, pipeline.previous) if slot is not None]
     doubtful = {*device.record.damaged, *device.verification.unreadable}
-    rotten = any(slot.release.digest in doubtful for slot in slots)
+    rotten = any(bool(slot.digests & doubtful) for slot in slots)
     return PipelineReport(
         pipeline=name,
         state=pipeline.state.value,

@@ -47,17 +47,17 @@ def verified(device: Device, said: SlotsVerified, now: Moment) -> Device:
     for digest in sorted(known & said.whole):
         device = mended(device, digest, now)
     for name, slot in _slots(device):
-        digest = slot.release.digest
-        if digest in said.whole:
+        unreadable = sorted(slot.digests & said.unreadable.keys())
+        if slot.digests <= said.whole:
             device = device.with_pipeline(name, slots.read_whole(device.record.pipeline(name), slot))
-        elif digest in said.unreadable and digest not in before:
-            detail = f"its bytes cannot be read: {said.unreadable[digest]}"
+        elif unreadable and not slot.digests & before:
+            detail = f"its bytes cannot be read: {said.unreadable[unreadable[0]]}"
             device = device.telling(
                 "degraded", now, pipeline=name, target=slot, code=FailureCode.UNREADABLE, detail=detail
             )
     fresh = said.damaged - known  # of these, what no slot names any more is dropped in `settled`
     for name, slot in _slots(device):
-        if slot.release.digest in fresh:
+        if slot.digests & fresh:
             device = device.telling(
                 "degraded",
                 now,
@@ -70,11 +70,11 @@ def verified(device: Device, said: SlotsVerified, now: Moment) -> Device:
 
 
 def mended(device: Device, digest: str, now: Moment) -> Device:
-    """The release is whole: it was fetched again, or reads well after all."""
+    """The release or environment is whole: it was fetched or built again, or reads well after all."""
     if digest not in device.record.damaged:
         return device
     for name, slot in _slots(device):
-        if slot.release.digest == digest:
+        if digest in slot.digests:
             device = device.telling("staged", now, pipeline=name, target=slot, detail="whole again")
     return _with_damaged(device, set(device.record.damaged) - {digest})
 
@@ -82,7 +82,9 @@ def mended(device: Device, digest: str, now: Moment) -> Device:
 def settled(device: Device, now: Moment) -> Device:
     """With a verification begun when it is due and nothing else is under way; without damage that no slot has any more."""
     named = list(_slots(device))
-    device = _with_damaged(device, set(device.record.damaged) & {slot.release.digest for _, slot in named})
+    device = _with_damaged(
+        device, set(device.record.damaged) & {digest for _, slot in named for digest in slot.digests}
+    )
     known = device.verification
     if known.until_us is not None and now.monotonic_us >= known.until_us:
         known = replace(known, due_us=now.monotonic_us + device.own.verify_us, until_us=None)
@@ -92,7 +94,7 @@ def settled(device: Device, now: Moment) -> Device:
     if not named:
         return replace(device, verification=Verification(due_us=now.monotonic_us + device.own.verify_us))
     device = replace(device, verification=replace(known, until_us=now.monotonic_us + DEADLINE_US))
-    return device.doing(VerifySlots(frozenset(slot.release.digest for _, slot in named)))
+    return device.doing(VerifySlots(frozenset(digest for _, slot in named for digest in slot.digests)))
 
 
 def _idle(device: Device) -> bool:

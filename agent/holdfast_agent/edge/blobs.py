@@ -1,4 +1,5 @@
-"""What lies under `blobs/` and `manifests/`: whether a release is all there, and what nothing names any more.
+"""What lies under `blobs/`, `manifests/` and `environments/`: whether a release or an environment is all there, and what nothing
+names any more.
 
 - A manifest on disk means that everything it names is there: fetch writes manifests last, garbage loses them first.
 - Here a manifest is trusted by its digest, which the record names: who signed it was asked when it came.
@@ -8,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+from holdfast_agent.edge import environments
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.edge.reading import hash_of_stream
 from holdfast_shared import durable, signing, strict_json
 from holdfast_shared.errors import Damaged, HoldfastError
 from holdfast_shared.identifiers import digest_of, hex_of
+from holdfast_shared.wire import environment as environment_wire
+from holdfast_shared.wire.environment import Environment, wheels_of
 from holdfast_shared.wire.release import (
     ENVELOPE_BYTES_MAX,
     MODEL_TYPE,
@@ -29,11 +33,9 @@ from holdfast_shared.wire.release import (
     blobs_of,
 )
 
-D = TypeVar("D", Release, ModelVersion)
+D = TypeVar("D", Release, ModelVersion, Environment)
 
 _LOCK_POLL_S: Final = 0.05
-# Of a blob that is read slowly.
-PIECE_BYTES: Final = 256 * 1024
 # Nothing of that name is there. Any other refusal says nothing about the bytes.
 MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -45,6 +47,11 @@ def release_of(folder: StateFolder, digest: str) -> Release | None:
     return _document(folder.manifest(digest), digest, RELEASE_TYPE, Release)
 
 
+def environment_of(folder: StateFolder, digest: str) -> Environment | None:
+    """The environment whose manifest has that digest; None when it is not there or does not verify."""
+    return _document(folder.manifest(digest), digest, environment_wire.TYPE, Environment)
+
+
 def models_of(folder: StateFolder, release: Release) -> list[ModelVersion] | None:
     """The models of the release's stages, in order; None when one is not there or does not verify."""
     found = [_document(folder.manifest(d), d, MODEL_TYPE, ModelVersion) for d in _model_digests(release)]
@@ -52,15 +59,16 @@ def models_of(folder: StateFolder, release: Release) -> list[ModelVersion] | Non
     return models if len(models) == len(found) else None
 
 
-def damaged(folder: StateFolder, release_digest: str, *, read: Callable[[int], None] | None = None) -> list[str]:
-    """The digests of what the release needs and is missing or does not verify; empty: it may serve. Reads all its bytes.
+def damaged(folder: StateFolder, digest: str, *, read: Callable[[int], None] | None = None) -> list[str]:
+    """The digests of what the release or environment needs and is missing or does not verify; empty: it may serve.
 
-    `read` is called after each piece with its length, and may wait or raise; with it, the bytes come from the disk itself.
-    Raises OSError when something is there and cannot be read: too many open files are no damage.
+    Reads all its bytes. `read` is called after each piece with its length, and may wait or raise; with it, the bytes come from
+    the disk itself. Raises OSError when something is there and cannot be read: too many open files are no damage.
     """
-    release = _readable(folder.manifest(release_digest), release_digest, RELEASE_TYPE, Release)
+    release = _readable(folder.manifest(digest), digest, RELEASE_TYPE, Release)
     if release is None:
-        return [release_digest]
+        environment = _readable(folder.manifest(digest), digest, environment_wire.TYPE, Environment)
+        return [digest] if environment is None else _damaged_of_environment(folder, digest, environment, read)
     bad: list[str] = []
     models: list[ModelVersion] = []
     for digest in _model_digests(release):
@@ -71,6 +79,18 @@ def damaged(folder: StateFolder, release_digest: str, *, read: Callable[[int], N
             models.append(model)
     needed = blobs_of(release, tuple(models))
     return bad + [digest for digest, size in needed.items() if not _is_whole(folder, digest, size, read)]
+
+
+def _damaged_of_environment(
+    folder: StateFolder, digest: str, environment: Environment, read: Callable[[int], None] | None
+) -> list[str]:
+    """Its wheels, so that it can be built again without a network, and itself as it was built."""
+    bad = [one for one, size in wheels_of(environment).items() if not _is_whole(folder, one, size, read)]
+    why = environments.damaged(folder.environment(digest), read=read)
+    if why:
+        log.error("environment %s: %s", digest, why)
+        bad.append(digest)
+    return bad
 
 
 def blob_verifies(folder: StateFolder, digest: str, size_bytes: int) -> bool:
@@ -89,25 +109,14 @@ def _is_whole(folder: StateFolder, digest: str, size_bytes: int, read: Callable[
     with stream:
         if os.fstat(stream.fileno()).st_size != size_bytes:
             return False
-        if read is None:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == hex_of(digest)  # in pieces, not in memory
-        return _slowly(stream, read) == hex_of(digest)
-
-
-def _slowly(stream: BinaryIO, read: Callable[[int], None]) -> str:
-    os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    hasher = hashlib.sha256()
-    while piece := stream.read(PIECE_BYTES):
-        hasher.update(piece)
-        read(len(piece))
-    return hasher.hexdigest()
+        return hash_of_stream(stream, read=read) == hex_of(digest)
 
 
 def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
-    """Delete manifests, blobs and partial downloads that none of the releases `keep` names; how many files went.
+    """Delete manifests, blobs, environments and partial downloads that nothing in `keep` names; how many files went.
 
-    `keep` holds every release that a slot names or that is being fetched. Deletes nothing while a fetch is at work, nor while
-    a kept manifest is there but cannot be read: then nobody knows what it names. May be repeated.
+    `keep` holds every release and environment that a slot names or that is being fetched. Deletes nothing while a fetch is at
+    work, nor while a kept manifest is there but cannot be read: then nobody knows what it names. May be repeated.
     """
     with exclusive(folder, wait_s=0) as held:
         if not held:
@@ -124,13 +133,17 @@ def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
         needless += [path for path in _files(folder.partial) if not _is_awaited(path, named)]
         for path in unnamed:
             durable.remove(path)
-        if needless and folder.manifests.is_dir():
+        durable.remove_leftovers(folder.environments)
+        built = [path for path in _folders(folder.environments) if path.name not in named.manifests]
+        if (needless or built) and folder.manifests.is_dir():
             durable.sync_folder(
                 folder.manifests
             )  # one that was killed may have left a manifest that is only nearly gone
+        for path in built:
+            durable.remove_folder(path)
         for path in needless:
             durable.remove(path)
-        return len(unnamed) + len(needless)
+        return len(unnamed) + len(built) + len(needless)
 
 
 @contextlib.contextmanager
@@ -157,7 +170,14 @@ class _Named(NamedTuple):
 def _named_by(folder: StateFolder, keep: Iterable[str]) -> _Named:
     named = _Named(set(), set())
     for digest in keep:
-        release = _kept(folder, digest, RELEASE_TYPE, Release)
+        try:
+            release = _kept(folder, digest, RELEASE_TYPE, Release)
+        except Damaged:  # or an environment's
+            environment = _kept(folder, digest, environment_wire.TYPE, Environment)
+            assert environment is not None
+            named.manifests.add(hex_of(digest))
+            named.blobs.update(map(hex_of, wheels_of(environment)))
+            continue
         if release is None:
             continue
         models = [_kept(folder, model, MODEL_TYPE, ModelVersion) for model in _model_digests(release)]
@@ -213,6 +233,10 @@ def _model_digests(release: Release) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
 
 
 def _locked(descriptor: int, deadline: float) -> bool:

@@ -23,6 +23,7 @@ from holdfast_agent.fetch import outcome
 from holdfast_agent.fetch.outcome import LINE_BYTES_MAX, Outcome
 from holdfast_shared.errors import Malformed
 from holdfast_shared.failure_codes import FailureCode
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 
 # A gigabyte at 300 kB/s. What came is kept, so a longer fetch goes on at the next try.
 DEADLINE_S: Final = 3600.0
@@ -35,7 +36,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchEnded:
-    """`target` is the release's digest; `code` one of `fetch.outcome.EXIT_STATUS`, empty when `ok`."""
+    """`target` and `environment` are digests; `code` one of `fetch.outcome.EXIT_STATUS`, empty when `ok`."""
 
     target: str
     ok: bool
@@ -43,6 +44,7 @@ class FetchEnded:
     detail: str
     pipeline: str = ""
     retry_after_s: float = 0.0
+    environment: str = SYSTEM_ENVIRONMENT
 
 
 class FetchProcess:
@@ -54,19 +56,22 @@ class FetchProcess:
         self._config_path, self._emit, self._deadline_s = config_path, emit, deadline_s
         self._child: _Child | None = None
 
-    def start(self, target_digest: str, version: str, pipeline: str) -> None:
-        """Fetch that target; ends the fetch before. Every failure, of starting it also, comes as FetchEnded."""
+    def start(self, target_digest: str, version: str, pipeline: str, environment: str = SYSTEM_ENVIRONMENT) -> None:
+        """Fetch that release and have its environment built; ends the fetch before.
+
+        Every failure, of starting it also, comes as FetchEnded.
+        """
         self.stop()
         command = [
             *(sys.executable, "-I", "-m", "holdfast_agent.fetch"),
             *("--config", str(self._config_path.absolute())),
-            *("--pipeline", pipeline, "--version", version, "--digest", target_digest),
+            *("--pipeline", pipeline, "--version", version, "--digest", target_digest, "--environment", environment),
             *("--deadline-s", f"{self._deadline_s:g}"),
         ]
 
         def ended(found: Outcome) -> None:
             wait_s = found.retry_after_s or 0.0
-            self._emit(FetchEnded(target_digest, found.ok, found.code, found.detail, pipeline, wait_s))
+            self._emit(FetchEnded(target_digest, found.ok, found.code, found.detail, pipeline, wait_s, environment))
 
         self._child = _Child(command, self._deadline_s + GRACE_S, ended)
 

@@ -30,6 +30,11 @@ class StateFolder:
         return self.root / "manifests" / "sha256"
 
     @property
+    def environments(self) -> Path:
+        """Built from wheels: each a virtual environment of its own, and the list of its files."""
+        return self.root / "environments"
+
+    @property
     def partial(self) -> Path:
         """Downloads that have not been verified yet; nothing in here is ever loaded."""
         return self.root / "partial"
@@ -64,8 +69,15 @@ class StateFolder:
     def blob(self, digest: str) -> Path:
         return self.blobs / hex_of(digest)
 
+    def environment(self, digest: str) -> Path:
+        return self.environments / hex_of(digest)
+
+    def environment_python(self, digest: str) -> Path:
+        """What a worker of that environment is started with."""
+        return self.environment(digest) / "bin" / "python"
+
     def manifest(self, digest: str) -> Path:
-        """The DSSE envelope whose payload has that digest: of a release or of a model."""
+        """The DSSE envelope whose payload has that digest: of a release, a model or an environment."""
         return self.manifests / hex_of(digest)
 
     def partial_blob(self, digest: str) -> Path:

@@ -76,7 +76,7 @@ class DataPlane(Protocol):
 class Fetcher(Protocol):
     """At most one fetch: `start` ends the one before. `stop` may be repeated."""
 
-    def start(self, target_digest: str, version: str, pipeline: str) -> None: ...
+    def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -222,9 +222,11 @@ class Loop:
 
     def _fetched(self, ended: FetchEnded) -> events.Event | None:
         assert self._device is not None
-        if self._device.fetch is None or self._device.fetch[1].release.digest != ended.target:
-            return None  # of a fetch that was stopped
+        if self._device.fetch is None:
+            return None
         pipeline, target = self._device.fetch
+        if (target.release.digest, target.environment) != (ended.target, ended.environment):
+            return None  # of a fetch that was stopped
         if not ended.ok:
             log.warning("fetching %s %s failed: %s %s", pipeline, target.release.version, ended.code, ended.detail)
         return events.FetchEnded(
@@ -286,7 +288,7 @@ class Loop:
                 self._data_plane.say(message)
             case StartFetch(pipeline=pipeline, target=target):
                 log.info("fetching %s %s", pipeline, target.release.version)
-                self._fetcher.start(target.release.digest, target.release.version, pipeline)
+                self._fetcher.start(target.release.digest, target.release.version, pipeline, target.environment)
             case StopFetch():
                 self._fetcher.stop()
             case CollectGarbage(keep):

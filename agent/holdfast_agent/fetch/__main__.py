@@ -24,7 +24,7 @@ from holdfast_agent.fetch.outcome import EXIT_STATUS, Outcome
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import authorities
 from holdfast_shared.errors import HoldfastError
-from holdfast_shared.identifiers import DIGEST_PATTERN
+from holdfast_shared.identifiers import DIGEST_PATTERN, ENVIRONMENT_PATTERN, SYSTEM_ENVIRONMENT
 
 # A gigabyte at 300 kB/s. What came is kept, so a longer one goes on at the next try.
 DEADLINE_S: Final = 3600.0
@@ -45,7 +45,7 @@ def _run(asked: argparse.Namespace) -> Outcome:
     try:
         found = configuration.load(asked.config)
         source = Source(found.server.url, found.folder, authorities.load(Path(found.device.authorities)))
-        order = Order(asked.pipeline, asked.version, asked.digest)
+        order = Order(asked.pipeline, asked.version, asked.digest, asked.environment)
         staging.stage(source, order, Deadline(asked.deadline_s), machine=fitness.this_machine())
     except (HoldfastError, OSError) as error:
         return outcome.of_error(error)
@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pipeline", required=True)
     parser.add_argument("--version", required=True, help="of the release")
     parser.add_argument("--digest", required=True, type=_digest, help="of the release's manifest: sha256:<64 digits>")
+    parser.add_argument(
+        "--environment", default=SYSTEM_ENVIRONMENT, type=_environment, help="that it is to run in, by its digest"
+    )
     parser.add_argument("--deadline-s", type=float, default=DEADLINE_S, metavar="SECONDS")
     return parser
 
@@ -65,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 def _digest(text: str) -> str:
     if not re.fullmatch(DIGEST_PATTERN.strip("^$"), text):
         raise argparse.ArgumentTypeError("write it as sha256: and 64 hexadecimal digits")
+    return text
+
+
+def _environment(text: str) -> str:
+    if not re.fullmatch(ENVIRONMENT_PATTERN.strip("^$"), text):
+        raise argparse.ArgumentTypeError(f"write it as {SYSTEM_ENVIRONMENT}, or as sha256: and 64 hexadecimal digits")
     return text
 
 

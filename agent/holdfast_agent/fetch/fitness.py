@@ -30,11 +30,16 @@ def this_machine() -> Machine:
     return Machine(platform.machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def check_supported(release: Release, models: Sequence[ModelVersion]) -> None:
+def check_supported(release: Release, models: Sequence[ModelVersion], environment: str = SYSTEM_ENVIRONMENT) -> None:
     """Raises NotSupported: guessing at what a publisher calls critical could hurt, so going forward stops here."""
     _check_critical(release.critical, Release.__struct_fields__)
+    if environment not in release.environments:
+        raise NotSupported(
+            f"the release was not validated in the environment {environment}, but in {', '.join(release.environments)}",
+            field="environments",
+            next_step="assign it in one of those",
+        )
     for wrong, field in (
-        (SYSTEM_ENVIRONMENT not in release.environments, "environments"),
         (len(release.stages) > 1, "stages"),
         (bool(release.requires), "requires"),
         (release.agent_version_min is not None, "agent_version_min"),

@@ -19,11 +19,13 @@ from holdfast_shared import signing, strict_json
 from holdfast_shared.authorities import Authorities
 from holdfast_shared.errors import HoldfastError
 from holdfast_shared.failure_codes import FailureCode
-from holdfast_shared.identifiers import KeyId, digest_of
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, KeyId, digest_of
 from holdfast_shared.signing import PublicKey
+from holdfast_shared.wire import environment as environment_wire
+from holdfast_shared.wire.environment import Environment
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, MODEL_TYPE, RELEASE_TYPE, ModelVersion, Release
 
-D = TypeVar("D", Release, ModelVersion)
+D = TypeVar("D", Release, ModelVersion, Environment)
 
 REQUEST_S: Final = 60.0
 _OK: Final = 200
@@ -37,14 +39,19 @@ class Order(NamedTuple):
     pipeline: str
     version: str
     digest: str
+    environment: str = SYSTEM_ENVIRONMENT
 
 
 class Manifests(NamedTuple):
-    """Verified. `envelopes`: by digest, models before the release, in the order in which they are put on disk."""
+    """Verified. `envelopes`: by digest, the release last, in the order in which they are put on disk.
+
+    `environment`: None is the device's own.
+    """
 
     release: Release
     models: tuple[ModelVersion, ...]
     envelopes: dict[str, bytes]
+    environment: Environment | None = None
 
 
 class Source(NamedTuple):
@@ -69,7 +76,12 @@ def obtain(source: Source, order: Order, deadline: Deadline) -> Manifests:
         _check_same(f"stages[{index}].model.name", named.name, model.name)
         _check_same(f"stages[{index}].model.version", named.version, model.version)
         models.append(model)
-    return Manifests(release, tuple(models), envelopes | {order.digest: envelope})
+    environment = None
+    if order.environment != SYSTEM_ENVIRONMENT:
+        wanted, signers = order.environment, source.authorities.publisher_keys(None)
+        found = _one(source, wanted, environment_wire.TYPE, Environment, signers, deadline)
+        envelopes[wanted], environment = found
+    return Manifests(release, tuple(models), envelopes | {order.digest: envelope}, environment)
 
 
 def _one(

@@ -16,15 +16,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from holdfast_agent.edge import environments
 from holdfast_agent.edge.blobs import blob_verifies, exclusive
 from holdfast_agent.edge.layout import StateFolder
-from holdfast_agent.fetch import blob, fitness, manifests
+from holdfast_agent.fetch import blob, building, fitness, manifests
 from holdfast_agent.fetch.fitness import Machine
 from holdfast_agent.fetch.manifests import Manifests, Order, Source
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import durable
 from holdfast_shared.failure_codes import FailureCode
+from holdfast_shared.wire.environment import unpacked_bytes, wheels_of
 from holdfast_shared.wire.release import blobs_of
 
 # Left free for the record, the spool and the rest of the device: a full disk must not be our doing.
@@ -54,27 +56,32 @@ def stage(
             durable.make_folder(made)
             durable.remove_leftovers(made)
         found = manifests.obtain(source, order, deadline)
-        fitness.check_supported(found.release, found.models)
+        fitness.check_supported(found.release, found.models, order.environment)
         fitness.check_fit(found.models, machine)
+        interpreter = building.interpreter_for(found.environment) if found.environment is not None else None
         missing = _missing(folder, found)
-        if missing:
-            _check_space(folder, missing, free)
+        unbuilt = found.environment is not None and environments.damaged(folder.environment(order.environment)) != ""
+        if missing or unbuilt:
+            _check_space(
+                folder, missing, free, unpacked_bytes(found.environment) if unbuilt and found.environment else 0
+            )
             _keep_for_later(folder, found)
             _fetch_blobs(source, missing, deadline)
+        if unbuilt and found.environment is not None and interpreter is not None:
+            building.build(folder, order.environment, found.environment, interpreter, deadline)
         _name_manifests(folder, found)
 
 
 def _missing(folder: StateFolder, found: Manifests) -> dict[str, int]:
-    return {
-        digest: size
-        for digest, size in blobs_of(found.release, found.models).items()
-        if not blob_verifies(folder, digest, size)
-    }
+    wanted = blobs_of(found.release, found.models)
+    if found.environment is not None:
+        wanted |= wheels_of(found.environment)
+    return {digest: size for digest, size in wanted.items() if not blob_verifies(folder, digest, size)}
 
 
-def _check_space(folder: StateFolder, missing: Mapping[str, int], free: Callable[[Path], int]) -> None:
+def _check_space(folder: StateFolder, missing: Mapping[str, int], free: Callable[[Path], int], built: int) -> None:
     there = sum(min(size, _size(folder.partial_blob(digest))) for digest, size in missing.items())
-    needed = sum(missing.values()) - there + RESERVE_BYTES
+    needed = sum(missing.values()) - there + built + RESERVE_BYTES
     found = free(folder.root)
     if needed > found:
         raise OSError(errno.ENOSPC, f"{needed} bytes are needed, of them {RESERVE_BYTES} in reserve; {found} are free")

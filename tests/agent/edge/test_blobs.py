@@ -10,6 +10,7 @@ import pytest
 from holdfast_agent.edge import blobs
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared import durable
+from support import wheels
 from support.installed_release import Published
 from support.published import Making, publish
 
@@ -28,6 +29,27 @@ def folder(tmp_path: Path) -> StateFolder:
 
 def everything(folder: StateFolder) -> set[Path]:
     return {path for path in folder.root.rglob("*") if path.is_file() and path != folder.fetch_lock}
+
+
+def test_an_environment_is_kept_as_long_as_something_names_it(folder: StateFolder) -> None:
+    """With its wheels and what was built of them; then all of it goes, and the releases stay."""
+    tidy = wheels.small("holdfast_worker", "0.0", {"holdfast_worker/__init__.py": b""})
+    one = wheels.environment(packages=(), worker_packed=tidy)
+    before = everything(folder)
+    one.install(folder)
+    environment = folder.environment(one.digest)
+    (environment / "lib").mkdir(parents=True)
+    (environment / "lib" / "file").write_bytes(b"built")
+    (environment / "lib" / "link").symlink_to("file")
+    partial = folder.environments / ".partial-of-a-killed-build"
+    partial.mkdir()
+    there = everything(folder)
+    blobs.collect_garbage(folder, {ONE.digest, TWO.digest, one.digest})
+    assert everything(folder) == there
+    assert not partial.exists()
+    blobs.collect_garbage(folder, {ONE.digest, TWO.digest})
+    assert everything(folder) == before
+    assert list(folder.environments.iterdir()) == []
 
 
 def test_a_release_is_found_by_its_digest(folder: StateFolder) -> None:

@@ -46,8 +46,8 @@ class World:
         self.said.append(message)
         self.done.append(f"say {type(message).__name__}")
 
-    def start(self, target_digest: str, version: str, pipeline: str) -> None:
-        self.done.append(f"fetch {pipeline} {version} {target_digest[-1]}")
+    def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None:
+        self.done.append(f"fetch {pipeline} {version} {target_digest[-1]} in {environment}")
 
     def stop(self) -> None:
         self.done.append("stop fetch")

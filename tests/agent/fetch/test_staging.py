@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -25,6 +26,7 @@ from holdfast_shared.wire.release import (
     ModelVersion,
     Requirement,
 )
+from support import wheels
 from support.fetch_bench import GOOD, PORTAL, WEIGHTS, WEIGHTS_PATH, Bench, begun, ranges
 from support.hostile_server import (
     Behaviour,
@@ -37,7 +39,9 @@ from support.hostile_server import (
     status,
     trickle,
 )
-from support.published import FACES_ONLY, STRANGER, Making, publish
+from support.installed_release import Published
+from support.published import FACES_ONLY, MIRA, STRANGER, Making, publish
+from support.wheels import Made
 
 
 def test_an_honest_server_gives_a_release_that_is_all_there(bench: Bench) -> None:
@@ -79,6 +83,67 @@ def test_a_second_release_fetches_only_what_differs(bench: Bench) -> None:
     }
 
 
+# In an environment of its own.
+
+
+TIDY: Final = wheels.small("holdfast_worker", "0.0", {"holdfast_worker/__init__.py": b""})
+
+
+def in_environment(bench: Bench, one: Made, **order: Any) -> tuple[Published, Order]:
+    """A release that was validated in it, both on the server."""
+    published = publish(making=Making(release={"environments": (one.digest, "system")}))
+    bench.serve(published)
+    bench.server.on(f"/api/v1/manifests/{one.digest}", honest(one.envelope, f'"{one.digest}"'))
+    for digest, content in one.blobs.items():
+        bench.server.on(f"/api/v1/blobs/{digest}", honest(content, f'"{digest}"'))
+    return published, Order("digits", "1.0.0", published.digest, one.digest)
+
+
+def test_a_release_comes_with_its_environment_which_is_then_kept_whole(bench: Bench) -> None:
+    """Once it is here: what rotted is built again without any network."""
+    one = wheels.environment(packages=(), worker_packed=TIDY, key=MIRA)
+    published, order = in_environment(bench, one)
+    assert bench.fetch(published, order=order).ok
+    assert blobs.damaged(bench.folder, one.digest) == []
+    assert list(bench.folder.partial.iterdir()) == []
+    next(bench.folder.environment(one.digest).rglob("holdfast_worker/__init__.py")).write_bytes(b"rotten")
+    assert blobs.damaged(bench.folder, one.digest) == [one.digest]
+    bench.server.close()
+    assert bench.fetch(published, order=order).ok
+    assert blobs.damaged(bench.folder, one.digest) == []
+
+
+def test_space_is_planned_for_what_is_built(bench: Bench) -> None:
+    one = wheels.environment(packages=(), worker_packed=TIDY, key=MIRA, changes={"requires_python": ">=3"})
+    unpacked = msgspec.structs.replace(TIDY.described(), unpacked_bytes=2 * 1024**3)
+    big = wheels.environment(packages=(), worker_packed=TIDY, key=MIRA, changes={"wheels": (unpacked,)})
+    published, order = in_environment(bench, big)
+    assert bench.fetch(published, order=order, free=lambda _: 2**31).code == "no-space"
+    assert ranges(bench) == []
+    published, order = in_environment(bench, one)
+    assert bench.fetch(published, order=order, free=lambda _: 2**31).ok
+
+
+@pytest.mark.parametrize(
+    ("details", "code", "named"),
+    [
+        ({"key": STRANGER}, "fetch-untrusted", "signatures"),
+        ({"key": MIRA, "changes": {"requires_python": "<3"}}, "unfit", "requires_python"),
+        ({"key": MIRA, "changes": {"critical": ("teleport",)}}, "not-supported", "critical"),
+    ],
+    ids=["a stranger's", "for another Python", "critical"],
+)
+def test_an_environment_that_may_not_or_cannot_be_used_is_refused_before_any_blob(
+    bench: Bench, details: dict[str, Any], code: str, named: str
+) -> None:
+    published, order = in_environment(bench, wheels.environment(packages=(), worker_packed=TIDY, **details))
+    ended = bench.fetch(published, order=order)
+    assert ended.code == code
+    assert named in ended.detail
+    assert not any("/blobs/" in asked.path for asked in bench.server.requests)
+    assert not bench.folder.environments.exists()
+
+
 # What the manifests may get wrong.
 
 
@@ -94,7 +159,7 @@ def test_a_second_release_fetches_only_what_differs(bench: Bench) -> None:
         (Making(model={"name": "other"}), "fetch-damaged", "stages[0].model.name"),
         (Making(release={"critical": ("teleport",)}), "not-supported", "critical"),
         (Making(model={"critical": ("teleport",)}), "not-supported", "critical"),
-        (Making(release={"environments": ("sha256:" + "a" * 64,)}), "not-supported", "environments"),
+        (Making(release={"environments": ("sha256:" + "a" * 64,)}), "not-supported", "not validated in"),
         (Making(release={"requires": (Requirement(pipeline="p", at_least="1.0.0"),)}), "not-supported", "requires"),
         (Making(release={"agent_version_min": "99.0.0"}), "not-supported", "agent_version_min"),
         (Making(variant={"runtime": "tflite"}), "not-supported", "runtime"),
