@@ -44,12 +44,12 @@ def publish(session: Session, folder: Path, *, dry_run: bool) -> None:
         _show(session, built, {"model": "checked", "release": "checked"}, sent_bytes=0)
         return
     key = session.key()
-    model = _register(session, "models", signing.sign(built.model_payload, MODEL_TYPE, [key]), built.files)
-    release = _register(session, "releases", signing.sign(built.release_payload, RELEASE_TYPE, [key]), built.files)
+    model = register(session, "models", signing.sign(built.model_payload, MODEL_TYPE, [key]), built.files)
+    release = register(session, "releases", signing.sign(built.release_payload, RELEASE_TYPE, [key]), built.files)
     _show(session, built, {"model": model[0], "release": release[0]}, sent_bytes=model[1] + release[1])
 
 
-def _register(session: Session, kind: str, envelope: bytes, files: dict[Digest, Path]) -> tuple[str, int]:
+def register(session: Session, kind: str, envelope: bytes, files: dict[Digest, Path]) -> tuple[str, int]:
     """(published or unchanged, bytes sent)."""
     answer = session.server.post(kind, body=envelope)
     sent = 0

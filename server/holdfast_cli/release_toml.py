@@ -159,6 +159,8 @@ def _contradictions(described: ReleaseToml) -> list[Fault]:
             found.append(
                 Fault(f"outputs.{name}", f"the model has no output {source!r}; it has {', '.join(sorted(answers))}")
             )
+    if len(set(described.environments)) != len(described.environments) or not described.environments:
+        found.append(Fault("environments", "names each environment once, the preferred one first"))
     given = set(described.outputs) or answers
     for name in described.sentinels:
         if name not in given:
@@ -191,8 +193,6 @@ def _reserved(described: ReleaseToml) -> list[Fault]:
 
     if described.stages:
         later("stages", "a pipeline of several models; describe the one model in [model]")
-    if described.environments != (SYSTEM_ENVIRONMENT,):
-        later("environments", f"any other than {SYSTEM_ENVIRONMENT!r}; leave it out")
     if described.requires:
         later("requires", "leave it out, and order the rollouts by hand")
     if described.reference is not None:

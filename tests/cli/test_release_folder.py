@@ -153,12 +153,11 @@ CASES = [
         NotSupported,
     ),
     Case(
-        "other environment",
+        "an environment twice",
         'version = "1.0.0"\ndescription',
-        f'version = "1.0.0"\nenvironments = ["sha256:{"1" * 64}"]\ndescription',
+        'version = "1.0.0"\nenvironments = ["system", "system"]\ndescription',
         "environments",
-        "not supported yet",
-        NotSupported,
+        "names each environment once",
     ),
     Case(
         "memory guardrail",

@@ -47,6 +47,7 @@ def blueprint(context: Context, reads: Reads, limits: BodyLimits, stopping: thre
         "/memberships": writes.membership,
         "/models": writes.model,
         "/releases": writes.release,
+        "/environments": writes.environment,
         "/commands": writes.command,
     }
     for rule, view in gets.items():
@@ -95,6 +96,8 @@ def _asked(reads: Reads) -> dict[str, Callable[..., Response]]:
         "/releases": of_pipeline(reads.releases),
         "/releases/<pipeline>/compare": compared,
         "/releases/<pipeline>/<version>": plain(reads.release),
+        "/environments": plain(reads.environments),
+        "/environments/<name>/<version>": plain(reads.environment),
         "/rollouts": of_pipeline(reads.rollouts),
         "/rollouts/<rollout>": plain(reads.rollout),
         "/rollbacks": plain(reads.rollbacks),

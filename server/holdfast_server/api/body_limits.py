@@ -17,6 +17,7 @@ _DOCUMENTS: Final = {
     f"{BASE}/memberships": membership.ENVELOPE_BYTES_MAX,
     f"{BASE}/models": release.ENVELOPE_BYTES_MAX,
     f"{BASE}/releases": release.ENVELOPE_BYTES_MAX,
+    f"{BASE}/environments": release.ENVELOPE_BYTES_MAX,
     f"{BASE}/commands": command.ENVELOPE_BYTES_MAX,
 }
 

@@ -83,6 +83,14 @@ class Reads:
         with self._context.database.read() as connection:
             return catalogue.shown(connection, pipeline, version)
 
+    def environments(self) -> Any:
+        with self._context.database.read() as connection:
+            return catalogue.listed_environments(connection)
+
+    def environment(self, name: str, version: str) -> Any:
+        with self._context.database.read() as connection:
+            return catalogue.shown_environment(connection, name, version)
+
     def compared(self, pipeline: str, before: str, after: str) -> Any:
         with self._context.database.read() as connection:
             return catalogue.compared(connection, pipeline, before, after)

@@ -37,6 +37,9 @@ class Writes:
     def release(self) -> Response:
         return _published(self._context.registry.publish_release(self._document()))
 
+    def environment(self) -> Response:
+        return _published(self._context.registry.publish_environment(self._document()))
+
     def command(self) -> Response:
         return answer(command_door.accept(self._context, self._document()))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from holdfast_server.registry import manifests
 from holdfast_server.rollouts import storage
-from holdfast_server.store.schema import models, releases
+from holdfast_server.store.schema import environments, models, releases
 from holdfast_shared.errors import Missing
 from holdfast_shared.semver import Version
 from holdfast_shared.wire.release import Release
@@ -65,14 +65,65 @@ def compared(connection: Connection, pipeline: str, before: str, after: str) -> 
     return {"pipeline": pipeline, "from": before, "to": after, "differences": differences[:DIFFERENCES_MAX]}
 
 
+def listed_environments(connection: Connection) -> dict[str, Any]:
+    """`GET /environments`: by name, the newest version first."""
+    query = select(
+        environments.c.name,
+        environments.c.version,
+        environments.c.digest,
+        environments.c.published_at,
+        environments.c.publisher,
+    )
+    found: list[dict[str, Any]] = [dict(row) for row in connection.execute(query).mappings()]
+    found.sort(key=lambda one: Version(one["version"]), reverse=True)
+    found.sort(key=lambda one: one["name"])
+    return {"environments": found}
+
+
+def shown_environment(connection: Connection, name: str, version: str) -> dict[str, Any]:
+    """`GET /environments/<name>/<version>`: as it was signed, and the releases that name it. Raises Missing."""
+    row = environment_named(connection, name, version, field="version")
+    named = [
+        {"pipeline": release.pipeline, "version": release.version}
+        for envelope in connection.execute(select(releases.c.envelope).order_by(releases.c.published_at)).scalars()
+        if row.digest in (release := manifests.stored_release(bytes(envelope))).environments
+    ]
+    return {
+        "name": row.name,
+        "version": row.version,
+        "digest": row.digest,
+        "published_at": row.published_at,
+        "publisher": row.publisher,
+        "manifest": msgspec.to_builtins(manifests.stored_environment(bytes(row.envelope))),
+        "releases": named,
+    }
+
+
+def environment_named(connection: Connection, name: str, version: str, *, field: str) -> Row[Any]:
+    """By its version's precedence. Raises Missing with what there is."""
+    found = connection.execute(
+        select(environments).where(
+            environments.c.name == name,
+            environments.c.precedence == version.partition("+")[0],
+        )
+    ).one_or_none()
+    if found is None:
+        raise Missing(
+            f"environment {name} {version} is not published",
+            field=field,
+            next_step="look at: holdfast environment list",
+        )
+    return found
+
+
 def envelope_of(connection: Connection, digest: str) -> bytes:
-    """The signed bytes of the release or model with that digest. Raises Missing."""
-    for table in (releases, models):
+    """The signed bytes of the release, model or environment with that digest. Raises Missing."""
+    for table in (releases, models, environments):
         found = connection.execute(select(table.c.envelope).where(table.c.digest == digest)).scalar_one_or_none()
         if found is not None:
             return bytes(found)
     raise Missing(
-        f"no release or model with the digest {digest} is published",
+        f"no release, model or environment with the digest {digest} is published",
         field="digest",
         next_step="look at: holdfast release list",
     )

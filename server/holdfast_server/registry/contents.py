@@ -12,9 +12,10 @@ import msgspec
 
 from holdfast_server.registry import weights
 from holdfast_server.registry.blobs import PIECE_BYTES, BlobStore
-from holdfast_shared import golden_cases
+from holdfast_shared import golden_cases, wheel_file
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import hex_of
+from holdfast_shared.wire.environment import Environment, Wheel
 from holdfast_shared.wire.release import ModelVersion, Release
 
 _SELF_TEST: Final = "self_test.blob"
@@ -74,6 +75,31 @@ def check_weights(blobs: BlobStore, model: ModelVersion) -> None:
     for digest, declared in weights.declared_in(model).items():
         if blobs.has(digest):
             weights.check(blobs.path_of(digest), declared)
+
+
+def check_wheels(blobs: BlobStore, environment: Environment) -> None:
+    """Those that are here. Raises Malformed that names the wheel: every device would refuse it."""
+    for index, wheel in enumerate(environment.wheels):
+        if not blobs.has(wheel.digest):
+            continue
+        try:
+            facts = wheel_file.facts_of(blobs.path_of(wheel.digest), wheel.filename)
+            _check_facts(environment, wheel, facts)
+        except Malformed as error:
+            raise Malformed(
+                f"{wheel.filename} {error.message}",
+                field=f"wheels[{index}]",
+                next_step="build the wheel anew; `holdfast environment publish` checks all of this",
+            ) from error
+
+
+def _check_facts(environment: Environment, wheel: Wheel, facts: wheel_file.Facts) -> None:
+    if facts.unpacked_bytes > wheel.unpacked_bytes:
+        raise Malformed(f"unpacks to {facts.unpacked_bytes} bytes; {wheel.unpacked_bytes} are declared")
+    worker = environment.worker
+    if wheel.filename == worker.filename and facts.protocol != wheel_file.Protocol(worker.oldest, worker.newest):
+        found = "none" if facts.protocol is None else f"{facts.protocol.oldest} to {facts.protocol.newest}"
+        raise Malformed(f"speaks {found} of the worker protocol; {worker.oldest} to {worker.newest} are declared")
 
 
 def check_self_test_size(release: Release) -> None:

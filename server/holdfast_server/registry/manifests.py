@@ -11,6 +11,8 @@ from holdfast_shared.authorities import Authorities
 from holdfast_shared.errors import Malformed, Untrusted
 from holdfast_shared.identifiers import Digest, KeyId, digest_of
 from holdfast_shared.signing import PublicKey
+from holdfast_shared.wire import environment as environment_wire
+from holdfast_shared.wire.environment import Environment
 from holdfast_shared.wire.release import (
     ENVELOPE_BYTES_MAX,
     MODEL_TYPE,
@@ -19,10 +21,11 @@ from holdfast_shared.wire.release import (
     Release,
 )
 
-M = TypeVar("M", ModelVersion, Release)
-# What both are, for a payload that says neither: `annotations` may nest, all else is flatter.
+M = TypeVar("M", ModelVersion, Release, Environment)
+# What each is, for a payload that says neither: `annotations` may nest, all else is flatter.
 _MODEL: Final = "model"
 _RELEASE: Final = "release"
+_ENVIRONMENT: Final = "environment"
 
 
 class Signed(NamedTuple, Generic[M]):
@@ -57,6 +60,20 @@ def read_release(envelope: bytes, authorities: Authorities) -> Signed[Release]:
             next_step=f"sign it with the key of a publisher that authorities.json lists for {release.pipeline}",
         )
     return Signed(release, digest_of(verified.payload), envelope, _name_of(min(allowed), authorities))
+
+
+def read_environment(envelope: bytes, authorities: Authorities) -> Signed[Environment]:
+    """Raises Malformed or Untrusted."""
+    verified = signing.verify(
+        envelope, environment_wire.TYPE, authorities.publisher_keys(None), size_bytes_max=ENVELOPE_BYTES_MAX
+    )
+    environment = _parse(verified.payload, Environment, _ENVIRONMENT)
+    return Signed(environment, digest_of(verified.payload), envelope, _name_of(min(verified.signers), authorities))
+
+
+def stored_environment(envelope: bytes) -> Environment:
+    """From bytes of our own database: verified when they were stored."""
+    return msgspec.json.decode(_payload(envelope, environment_wire.TYPE), type=Environment)
 
 
 def stored_model(envelope: bytes) -> ModelVersion:

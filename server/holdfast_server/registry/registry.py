@@ -21,11 +21,12 @@ from holdfast_server.registry.manifests import Signed
 from holdfast_server.registry.weights import Declared
 from holdfast_server.store import changes
 from holdfast_server.store.database import Database
-from holdfast_server.store.schema import models, release_blobs, releases
+from holdfast_server.store.schema import environments, models, release_blobs, releases
 from holdfast_shared.authorities import Authorities
 from holdfast_shared.errors import Conflict, Malformed, Missing
 from holdfast_shared.identifiers import Digest
 from holdfast_shared.semver import Version
+from holdfast_shared.wire.environment import wheels_of
 from holdfast_shared.wire.release import ModelVersion, Release, blobs_of
 
 
@@ -85,7 +86,8 @@ class Registry:
         release = signed.manifest
         with self._database.read() as connection:
             known = _models_of(connection, release)
-        validation.check_release(release, known)
+            named = _environments_of(connection, release)
+        validation.check_release(release, known, named)
         contents.check_self_test_size(release)
         used = tuple(known[stage.model.digest] for stage in release.stages)
         wanted = blobs_of(release, used)
@@ -94,6 +96,18 @@ class Registry:
         declared = {digest: one for model in used for digest, one in weights.declared_in(model).items()}
         return self._publish(
             _Entry(releases, "release", "pipeline", release.pipeline, release.version, signed, wanted, declared)
+        )
+
+    def publish_environment(self, envelope: bytes) -> Published:
+        """May be repeated. Raises HoldfastError, having changed nothing."""
+        signed = manifests.read_environment(envelope, self._authorities)
+        environment = signed.manifest
+        validation.check_environment(environment)
+        wanted = wheels_of(environment)
+        contents.forget_damaged(self.blobs, wanted)
+        contents.check_wheels(self.blobs, environment)
+        return self._publish(
+            _Entry(environments, "environment", "name", environment.name, environment.version, signed, wanted, {})
         )
 
     def expected_size(self, digest: str) -> int | None:
@@ -238,10 +252,18 @@ def _models_of(connection: Connection, release: Release) -> dict[str, ModelVersi
     return {row.digest: manifests.stored_model(bytes(row.envelope)) for row in rows}
 
 
+def _environments_of(connection: Connection, release: Release) -> set[str]:
+    """Those of the release's environments that are published."""
+    query = select(environments.c.digest).where(environments.c.digest.in_(release.environments))
+    return set(connection.execute(query).scalars())
+
+
 def _named_blobs(connection: Connection) -> set[str]:
-    """Every blob that a registered manifest names. Reads all models: only when something is to be deleted."""
+    """Every blob that a registered manifest names. Reads all models and environments: only when something is to be deleted."""
     named = set(connection.execute(select(release_blobs.c.blob_digest).distinct()).scalars())
     for envelope in connection.execute(select(models.c.envelope)).scalars():
         model = manifests.stored_model(bytes(envelope))
         named.update(file.digest for variant in model.variants for file in variant.files)
+    for envelope in connection.execute(select(environments.c.envelope)).scalars():
+        named.update(wheels_of(manifests.stored_environment(bytes(envelope))))
     return named

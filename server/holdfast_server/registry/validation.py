@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from holdfast_shared.errors import Malformed, Missing, NotSupported
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+from holdfast_shared.wire.environment import VARIABLES, Environment
 from holdfast_shared.wire.release import ModelVersion, Release, Stage, Variant
 
 METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate"})
@@ -27,16 +31,52 @@ def check_model(model: ModelVersion) -> None:
         _check_variant(variant, f"variants[{index}]")
 
 
-def check_release(release: Release, models: Mapping[str, ModelVersion]) -> None:
-    """Raises NotSupported, Missing or Malformed that names the field. `models`: those that are published, by digest."""
+def check_environment(environment: Environment) -> None:
+    """Raises NotSupported or Malformed that names the field."""
+    _check_critical(environment.critical, Environment.__struct_fields__)
+    try:
+        SpecifierSet(environment.requires_python)
+    except InvalidSpecifier as error:
+        raise Malformed(
+            str(error), field="requires_python", next_step="write a PEP 440 specifier, such as >=3.11,<3.13"
+        ) from error
+    for name in sorted(environment.settings.variables.keys() - VARIABLES):
+        raise NotSupported(
+            f"{name} may not be set for a worker",
+            field=f"settings.variables.{name}",
+            next_step=f"use one of {', '.join(sorted(VARIABLES))}",
+        )
+    for index, wheel in enumerate(environment.wheels):
+        try:
+            parse_wheel_filename(wheel.filename)
+        except InvalidWheelFilename as error:
+            raise Malformed(
+                str(error), field=f"wheels[{index}].filename", next_step="name it as it was built"
+            ) from error
+    _check_once([wheel.digest for wheel in environment.wheels], "wheels")
+
+
+def _check_once(digests: list[str], field: str) -> None:
+    twice = sorted({digest for digest in digests if digests.count(digest) > 1})
+    if twice:
+        raise Malformed(f"{twice[0]} stands there twice", field=field, next_step="name each once")
+
+
+def check_release(release: Release, models: Mapping[str, ModelVersion], environments: Collection[str]) -> None:
+    """Raises NotSupported, Missing or Malformed that names the field.
+
+    `models` and `environments`: those that are published, by digest.
+    """
     _check_critical(release.critical, Release.__struct_fields__)
+    _check_once(list(release.environments), "environments")
+    for index, environment in enumerate(release.environments):
+        if environment != SYSTEM_ENVIRONMENT and environment not in environments:
+            raise Missing(
+                f"no environment with digest {environment} is published",
+                field=f"environments[{index}]",
+                next_step="publish it first: holdfast environment publish",
+            )
     for refused, field, what, then in (
-        (
-            release.environments != (SYSTEM_ENVIRONMENT,),
-            "environments",
-            "an environment other than `system`",
-            "leave it at system",
-        ),
         (len(release.stages) > 1, "stages", "more than one stage", "publish one stage; chain pipelines yourself"),
         (bool(release.requires), "requires", "requiring another pipeline", "leave it out"),
         (release.reference is not None, "reference", "a reference for drift", "leave it out"),

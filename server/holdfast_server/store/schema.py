@@ -46,6 +46,18 @@ models: Final = Table(
     Column("envelope", LargeBinary, nullable=False),
     UniqueConstraint("name", "precedence"),
 )
+environments: Final = Table(
+    "environments",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("precedence", Text, nullable=False),
+    Column("publisher", Text, nullable=False),
+    Column("published_at", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    UniqueConstraint("name", "precedence"),
+)
 releases: Final = Table(
     "releases",
     metadata,

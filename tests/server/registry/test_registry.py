@@ -181,7 +181,6 @@ def test_a_model_without_a_field_is_refused(shelf: Shelf, field: str) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"environments": ("sha256:" + "0" * 64,)}, "environments"),
         ({"requires": (Requirement(pipeline="faces", at_least="1.0.0"),)}, "requires"),
         ({"previous_may_go": True}, "previous_may_go"),
         ({"agent_version_min": "1.0.0"}, "agent_version_min"),
