@@ -21,6 +21,12 @@ from holdfast_shared.wire.command import LIFETIME_MAX_S, Approve, Rollback
 @click.option("--reason", required=True, help="Why, for everybody who reads the record later.")
 @click.option("--to", metavar="VERSION", help="What to run instead. Default: what the segment ran before.")
 @click.option(
+    "--environment",
+    metavar="ENVIRONMENT",
+    help="Take only the environment back (NAME@VERSION or a digest): VERSION goes on in another.",
+)
+@click.option("--to-environment", metavar="ENVIRONMENT", help="Which other. Default: the one it ran in before.")
+@click.option(
     "--approve-key",
     type=click.Path(path_type=Path, dir_okay=False),
     help="A second person's key: their approval travels along, and the rollback starts at once.",
@@ -46,6 +52,7 @@ def rollback(session: Session, /, pipeline: str, version: str, **told: Any) -> N
     \b
     Examples:
       holdfast rollback digits 1.3.0 --segment region=eu-west --reason "wrong totals at two shops" --key anna.pem
+      holdfast rollback digits 1.3.0 --environment onnx-cpu@1.1.0 --reason "slower on every camera" --key anna.pem
       holdfast approve rb-1 --key ben.pem
     """
     act = signed_command.checked(
@@ -55,6 +62,8 @@ def rollback(session: Session, /, pipeline: str, version: str, **told: Any) -> N
         segment=waves.segment(told["segment"]),
         reason=told["reason"],
         to=told["to"],
+        environment=told["environment"],
+        to_environment=told["to_environment"],
     )
     if told["mqtt"] and told["file"]:
         raise Malformed("it is either sent or written", field="--output", next_step="leave out --mqtt or --output")
@@ -133,6 +142,11 @@ def _show(session: Session, item: Any) -> None:
             ("rollback", item["id"]),
             ("state", item["state"]),
             ("takes back", f"{item['pipeline']} {item['version']} → {item['to']}"),
+            *(
+                [("environment", f"{output.short(item['environment'])} → {output.short(item['to_environment'])}")]
+                if item.get("environment")
+                else []
+            ),
             ("from", signed_command.segment_text(item["segment"])),
             ("why", item["reason"]),
             ("asked by", item["requested_by"]),

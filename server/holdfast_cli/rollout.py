@@ -46,6 +46,11 @@ def rollout() -> None:
 @click.option(
     "--deadline", "deadline_s", type=click.IntRange(1), metavar="SECONDS", help="How long a wave may take at most."
 )
+@click.option(
+    "--environment",
+    metavar="ENVIRONMENT",
+    help="What to run it in: system, NAME@VERSION or a digest. Default: the release's first.",
+)
 @click.option("--start", "start_too", is_flag=True, help="Start it at once.")
 @signs
 @click.pass_obj
@@ -64,7 +69,7 @@ def plan(session: Session, /, **told: Any) -> None:
         segment=waves.segment(told["segment"]),
         waves=tuple(waves.wave(text) for text in told["wave_texts"]),
         gates=tuple(waves.gate(text) for text in told["gate_texts"]),
-        **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s")},
+        **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s", "environment")},
     )
     planned = _send(session, act)
     if told["start_too"]:

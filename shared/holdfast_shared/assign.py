@@ -187,7 +187,7 @@ def _target(rule: Rule) -> Target | None:
 def _standby(rule: Rule, documents: Sequence[Assignment], view: View, target: Target) -> Target | None:
     if rule.standby is None:
         return None
-    standby = Target(release=rule.standby)
+    standby = Target(release=rule.standby, environment=rule.standby_environment or SYSTEM_ENVIRONMENT)
     return None if standby.key == target.key or condemned(documents, view, standby) else standby
 
 

@@ -99,9 +99,21 @@ class Bench:
         self.devices[device] = Speaker(self, device, membership.selectable)
         self.clock.passes(0.000_001)
 
-    def publish(self, *versions: str) -> None:
+    def publish_environment(self, name: str, version: str) -> str:
+        """Its digest. Nothing is built here, so a row that names it is enough."""
+        digest = digest_of(f"{name} {version}".encode())
+        with self.database.write() as connection:
+            connection.execute(
+                insert(schema.environments).values(
+                    digest=digest, name=name, version=version, precedence=Version(version).precedence,
+                    publisher="pam", published_at=self.now().at, envelope=b"",
+                )
+            )  # fmt: skip
+        return digest
+
+    def publish(self, *versions: str, environments: tuple[str, ...] = ("system",)) -> None:
         for version in versions:
-            payload = strict_json.encode(release(version))
+            payload = strict_json.encode(msgspec.structs.replace(release(version), environments=environments))
             self.digests[version] = digest_of(payload)
             with self.database.write() as connection:
                 connection.execute(
@@ -125,8 +137,8 @@ class Bench:
         given = {"requests_min": 20, "soak_s": 3, "deadline_s": 120, **fields}
         return str(self.command(RolloutPlan(pipeline=PIPELINE, version=version, **given))["id"])
 
-    def roll_back(self, version: str, segment: Any, *signers: str, to: str | None = None) -> Any:
-        act = Rollback(pipeline=PIPELINE, version=version, reason="worse at night", segment=segment, to=to)
+    def roll_back(self, version: str, segment: Any, *signers: str, to: str | None = None, **more: Any) -> Any:
+        act = Rollback(pipeline=PIPELINE, version=version, reason="worse at night", segment=segment, to=to, **more)
         return self.command(act, *signers)
 
     def approve(self, rollback: Any, *signers: str) -> Any:
@@ -163,10 +175,10 @@ class Bench:
     def round(self, *, bad: Iterable[str] = (), seconds: float = 2.0, awake: Iterable[str] | None = None) -> None:
         """Devices read their documents, act, answer 30 requests each and report; then the scheduler looks.
 
-        A device breaks on each version in `bad`: it falls back and condemns it by itself.
+        A device breaks on each version, and in each environment, in `bad`: it falls back and condemns the pair by itself.
         """
         documents = self.documents()
-        bad_digests = {self.digests[version] for version in bad}
+        bad_digests = {self.digests.get(one, one) for one in bad}
         speaking = self.devices.keys() if awake is None else awake
         with self.database.write() as connection:
             for name in speaking:
@@ -198,6 +210,10 @@ class Bench:
             name: one.view.current.release.version if one.view.current else "" for name, one in self.devices.items()
         }
 
+    def environments(self) -> set[str]:
+        """Those that devices serve in now."""
+        return {one.view.current.environment for one in self.devices.values() if one.view.current}
+
 
 class Speaker:
     """A device reduced to its slots and its words."""
@@ -220,12 +236,12 @@ class Speaker:
         current = self.view.current
         if current is None:
             return
-        broken = current.release.digest in bad
+        broken = bool({current.release.digest, current.environment} & bad)
         now = self.bench.now()
         connection.execute(
             insert(schema.windows).values(
                 device=self.device, incarnation="0" * 16, pipeline=PIPELINE, window=next(self.numbers),
-                release_digest=current.release.digest, environment="system", opened_at=now.at - 2 * SECOND_US,
+                release_digest=current.release.digest, environment=current.environment, opened_at=now.at - 2 * SECOND_US,
                 closed_at=now.at, requests=30, errors=0, nulls=10 if broken else 0, hangs=0, input_faults=0,
                 failed_over=0, memory_bytes_max=0, latency='{"bins":[[100,30]]}', received_at=now.at,
             )
@@ -238,7 +254,7 @@ class Speaker:
             insert(schema.device_events).values(
                 device=self.device, incarnation="0" * 16, number=next(self.numbers), position=0, kind="fell_back",
                 pipeline=PIPELINE, release_version=current.release.version, release_digest=current.release.digest,
-                environment="system", code="guardrail-null-rate", detail="", at=now.at,
+                environment=current.environment, code="guardrail-null-rate", detail="", at=now.at,
                 at_monotonic_us=now.monotonic_us, began_monotonic_us=now.monotonic_us - 1000, boot=BOOT,
                 received_at=now.at,
             )
@@ -255,10 +271,15 @@ class Speaker:
         current, previous = self.view.current, self.view.previous
 
         def said_of(slot: Target | None) -> SlotReport | None:
-            return SlotReport(release=slot.release, environment="system", ready=True) if slot else None
+            return SlotReport(release=slot.release, environment=slot.environment, ready=True) if slot else None
 
         condemned = tuple(
-            CondemnedHere(release=one.target.release, environment="system", attempt=0, code="guardrail-null-rate")
+            CondemnedHere(
+                release=one.target.release,
+                environment=one.target.environment,
+                attempt=0,
+                code="guardrail-null-rate",
+            )
             for one in self.view.condemned_here
         )
         said = PipelineReport(

@@ -6,6 +6,8 @@ import hashlib
 from typing import Any, Final
 
 from holdfast_server.core.plan import Member
+from holdfast_server.core.release_in import ReleaseIn, Taken
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.command import RolloutPlan
 from holdfast_shared.wire.release import Blob, Guardrail, ModelRef, Release, SelfTest, Stage, Trial
@@ -20,6 +22,15 @@ def digest(name: str) -> str:
 
 def ref(version: str) -> ReleaseRef:
     return ReleaseRef(version=version, digest=digest(version))
+
+
+def placed(version: str, environment: str = SYSTEM_ENVIRONMENT) -> ReleaseIn:
+    """That release in an environment."""
+    return ReleaseIn(version=version, digest=digest(version), environment=environment)
+
+
+def taken(version: str, environment: str | None = None) -> Taken:
+    return Taken(release=ref(version), environment=environment)
 
 
 def release(version: str = "1.2.0", *, guardrails: tuple[Guardrail, ...] = ()) -> Release:

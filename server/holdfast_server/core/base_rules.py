@@ -11,18 +11,18 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from holdfast_server.core.plan import Plan
+from holdfast_server.core.release_in import ReleaseIn, Taken, distinct
 from holdfast_server.core.segments import Match, conjunction, covers
 from holdfast_shared import cohort, selector
-from holdfast_shared.wire.assignment import ReleaseRef
 
 
 class BaseRule(msgspec.Struct, frozen=True, kw_only=True):
     """`cause` is the rollout or rollback that left it. `standby`: what it replaced, which refills an empty `previous`."""
 
     match: Match
-    release: ReleaseRef
+    release: ReleaseIn
     cause: str
-    standby: ReleaseRef | None = None
+    standby: ReleaseIn | None = None
     below: int = cohort.BUCKETS
     salt: str = ""
 
@@ -61,18 +61,18 @@ def folded(rules: Sequence[BaseRule], plan: Plan) -> tuple[BaseRule, ...]:
 
 
 def taken_back(
-    rules: Sequence[BaseRule], segment: Match, release: ReleaseRef, to: ReleaseRef, *, cause: str
+    rules: Sequence[BaseRule], segment: Match, taken: Taken, to: ReleaseIn, *, cause: str
 ) -> tuple[BaseRule, ...]:
-    """After `release` was taken back from `segment`: exactly the devices that had it as base there have `to`.
+    """After what was `taken` back from `segment`: exactly the devices that had it as base there have `to`.
 
-    A device of the segment with another base is not moved. Where the release is nobody's base, it was on its way by a
+    A device of the segment with another base is not moved. Where it is nobody's base, it was on its way by a
     rollout, and `to` becomes the segment's base only if it is not that already.
     """
     changed: list[BaseRule] = []
     found = False
     for rule in rules:
         both = conjunction(segment, rule.match)
-        if both is not None and rule.release.digest == release.digest:
+        if both is not None and taken.holds(rule.release):
             found = True
             changed.append(
                 BaseRule(
@@ -85,25 +85,21 @@ def taken_back(
                 )
             )
         changed.append(rule)
-    if not found and {one.digest for one in releases_in(rules, segment)} != {to.digest}:
+    if not found and {one.key for one in releases_in(rules, segment)} != {to.key}:
         changed.insert(0, BaseRule(match=segment, release=to, cause=cause, standby=release_for(rules, segment)))
     return tidied(changed)
 
 
-def _other(standby: ReleaseRef | None, release: ReleaseRef) -> ReleaseRef | None:
-    return None if standby is None or standby.digest == release.digest else standby
+def _other(standby: ReleaseIn | None, release: ReleaseIn) -> ReleaseIn | None:
+    return None if standby is None or standby.key == release.key else standby
 
 
-def releases_in(rules: Iterable[BaseRule], segment: Match) -> list[ReleaseRef]:
+def releases_in(rules: Iterable[BaseRule], segment: Match) -> list[ReleaseIn]:
     """What devices of the segment may have as base, first rule first, each once."""
-    found: dict[str, ReleaseRef] = {}
-    for rule in rules:
-        if not selector.disjoint(rule.match, segment):
-            found.setdefault(rule.release.digest, rule.release)
-    return list(found.values())
+    return distinct(rule.release for rule in rules if not selector.disjoint(rule.match, segment))
 
 
-def release_for(rules: Iterable[BaseRule], segment: Match) -> ReleaseRef | None:
+def release_for(rules: Iterable[BaseRule], segment: Match) -> ReleaseIn | None:
     """The one release that is the base of the whole segment; None when there is none, or more than one."""
     for rule in rules:
         if not selector.disjoint(rule.match, segment):
@@ -111,13 +107,9 @@ def release_for(rules: Iterable[BaseRule], segment: Match) -> ReleaseRef | None:
     return None
 
 
-def returns_to(rules: Iterable[BaseRule], segment: Match, release: ReleaseRef) -> list[ReleaseRef]:
-    """What the segment ran before `release`: what its base rules replaced, or, while it is on its way, the base itself."""
+def returns_to(rules: Iterable[BaseRule], segment: Match, taken: Taken) -> list[ReleaseIn]:
+    """What the segment ran before: what its base rules replaced, or, while it is on its way, the base itself."""
     mine = [rule for rule in rules if not selector.disjoint(rule.match, segment)]
-    replaced = {
-        rule.standby.digest: rule.standby
-        for rule in mine
-        if rule.release.digest == release.digest and rule.standby is not None
-    }
-    others = {rule.release.digest: rule.release for rule in mine if rule.release.digest != release.digest}
-    return list((replaced or others).values())
+    replaced = [rule.standby for rule in mine if taken.holds(rule.release) and rule.standby is not None]
+    others = [rule.release for rule in mine if not taken.holds(rule.release)]
+    return distinct(replaced or others)

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from holdfast_server.core.base_rules import BaseRule, release_for
+from holdfast_server.core.release_in import ReleaseIn, rule_fields, said_by
 from holdfast_server.core.rollout import ACTIVE, Rollout, State, WaveState
 from holdfast_server.core.segments import Match, covers, inside_region, union
 from holdfast_server.core.standing import Standing
@@ -27,7 +28,6 @@ from holdfast_shared.wire.assignment import (
     RULES_MAX,
     Assignment,
     Condemned,
-    ReleaseRef,
     Rule,
     Scope,
 )
@@ -114,7 +114,7 @@ def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> l
     """A rule for each released wave, the widest first, without those that another covers."""
     if rollout.state not in ACTIVE:
         return []
-    kept: list[tuple[Match, int, ReleaseRef | None]] = []
+    kept: list[tuple[Match, int, ReleaseIn | None]] = []
     for wave in sorted(rollout.plan.waves[: rollout.released], key=lambda wave: (-wave.below, wave.number)):
         match = inside_region(wave.match, region)
         if match is not None and not any(covers(wide, match) and below >= wave.below for wide, below, _ in kept):
@@ -122,11 +122,10 @@ def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> l
     return [
         Rule(
             mode="serve" if rollout.state is State.RUNNING else "keep",
-            release=rollout.plan.release,
             match=match,
             below=below,
             salt=rollout.id if below < cohort.BUCKETS else "",
-            standby=standby,
+            **rule_fields(rollout.plan.release, standby),
         )
         for match, below, standby in kept
     ]
@@ -138,7 +137,8 @@ def _base_rules(base: Sequence[BaseRule], condemned: Sequence[Condemned], region
         match = inside_region(one.match, region)
         if match is None:
             continue
-        rule = Rule(mode="serve", release=one.release, match=match, below=one.below, salt=one.salt, standby=one.standby)
+        fields = rule_fields(one.release, one.standby)
+        rule = Rule(mode="serve", match=match, below=one.below, salt=one.salt, **fields)
         if any(_hides(earlier, rule) and not _may_be_passed_over(earlier, condemned) for earlier in rules):
             continue
         joined = _joined(rules[-1], rule) if rules else None
@@ -159,17 +159,19 @@ def _hides(earlier: Rule, later: Rule) -> bool:
 def _may_be_passed_over(rule: Rule, condemned: Iterable[Condemned]) -> bool:
     """Whether a device could read on past this rule, because its release is condemned there."""
     return any(
-        rule.release is not None
-        and one.release is not None
-        and one.release.digest == rule.release.digest
-        and not selector.disjoint(one.match, rule.match)
+        any(_condemns(one, given) for given in said_by(rule)[:1]) and not selector.disjoint(one.match, rule.match)
         for one in condemned
     )
 
 
+def _condemns(entry: Condemned, given: ReleaseIn) -> bool:
+    release = entry.release is None or entry.release.digest == given.digest
+    return release and entry.environment in (None, given.environment)
+
+
 def _joined(one: Rule, other: Rule) -> Rule | None:
     """Two neighbours that say the same of two segments, as one."""
-    if (one.release, one.below, one.salt, one.standby) != (other.release, other.below, other.salt, other.standby):
+    if said_by(one) != said_by(other) or (one.below, one.salt) != (other.below, other.salt):
         return None
     match = union(one.match, other.match)
     return None if match is None else msgspec.structs.replace(one, match=match)
@@ -177,7 +179,7 @@ def _joined(one: Rule, other: Rule) -> Rule | None:
 
 def _condemned_in(standing: Standing, region: str) -> list[Condemned]:
     return [
-        Condemned(incident=one.incident, match=match, release=one.release)
+        Condemned(incident=one.incident, match=match, release=one.release, environment=one.environment)
         for one in standing.condemned
         if (match := inside_region(one.match, region)) is not None
     ]
@@ -188,7 +190,7 @@ def _merged(entries: Iterable[Condemned]) -> list[Condemned]:
     kept: list[Condemned] = []
     for entry in entries:
         for index, earlier in enumerate(kept):
-            if earlier.release == entry.release:
+            if (earlier.release, earlier.environment) == (entry.release, entry.environment):
                 match = union(earlier.match, entry.match)
                 if match is not None:
                     kept[index] = msgspec.structs.replace(earlier, match=match)
@@ -220,10 +222,9 @@ def _smaller(body: Body, omitted: list[str]) -> Body:
 
 
 def _moves_nobody(entry: Condemned, rules: Iterable[Rule]) -> bool:
-    """Whether without this condemnation still no rule would give its release to a device it is about."""
-    digest = entry.release.digest if entry.release is not None else ""
+    """Whether without this condemnation still no rule would give what it condemns to a device it is about."""
     for rule in rules:
-        if digest in (one.digest for one in (rule.release, rule.standby) if one is not None):
+        if any(_condemns(entry, one) for one in said_by(rule)):
             if not selector.disjoint(rule.match, entry.match):
                 return False
         elif rule.mode == "serve" and rule.below >= cohort.BUCKETS and covers(rule.match, entry.match):
@@ -237,8 +238,12 @@ def _leads_nowhere(at: int, body: Body) -> bool:
     return (
         all(
             selector.disjoint(later.match, rule.match)
-            or later.release == rule.release
-            or any(one.release == later.release and covers(one.match, rule.match) for one in body.condemned)
+            or said_by(later)[:1] == said_by(rule)[:1]
+            or any(
+                _condemns(one, given) and covers(one.match, rule.match)
+                for one in body.condemned
+                for given in said_by(later)[:1]
+            )
             for later in body.rules[at + 1 :]
         )
         and at < len(body.rules) - 1

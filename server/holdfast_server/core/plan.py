@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
+from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match
 from holdfast_shared import cohort, selector
-from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.release import Metric
 
 KIND: Final = "kind"  # a device's label that says how its evidence is counted: `real` or `light`
@@ -71,14 +71,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     rollout: str
     pipeline: str
-    release: ReleaseRef
+    release: ReleaseIn
     segment: Match
     waves: tuple[Wave, ...]
     gates: tuple[Gate, ...]
     requests_min: int
     soak_s: int
     deadline_s: int
-    previous: ReleaseRef | None = None
+    previous: ReleaseIn | None = None
     notes: tuple[str, ...] = ()
 
     def reached(self, waves: int, members: Iterable[Member]) -> list[Member]:

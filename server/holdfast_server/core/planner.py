@@ -12,13 +12,13 @@ from typing import Final
 import msgspec
 
 from holdfast_server.core.plan import Gate, Member, Plan, Wave
+from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match, check_known, check_size, conjunction
 from holdfast_shared import cohort, selector
 from holdfast_shared.binomial import upper_tail
 from holdfast_shared.errors import Malformed, NotSupported
 from holdfast_shared.judgement import FALSE_ALARM, SLOW_SHARE_ALLOWED
 from holdfast_shared.selector import Term
-from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.command import RolloutPlan, WavePlan
 from holdfast_shared.wire.release import Release
 
@@ -67,7 +67,7 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
     return Plan(
         rollout=rollout,
         pipeline=asked.pipeline,
-        release=ReleaseRef(version=release.version, digest=digest),
+        release=ReleaseIn(version=release.version, digest=digest, environment=_environment(asked, release)),
         segment=segment,
         waves=waves,
         gates=gates,
@@ -78,8 +78,21 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
     )
 
 
+def _environment(asked: RolloutPlan, release: Release) -> str:
+    """As asked, which is a digest or `system` by now; else the one that the release prefers."""
+    if asked.environment is None:
+        return release.environments[0]
+    if asked.environment not in release.environments:
+        raise Malformed(
+            f"{release.version} was not validated in {asked.environment}",
+            field="environment",
+            next_step=f"name one of {', '.join(release.environments)}",
+        )
+    return asked.environment
+
+
 def _refuse_what_is_reserved(asked: RolloutPlan) -> None:
-    for field in ("environment", "requests", "windows", "spread_s"):
+    for field in ("requests", "windows", "spread_s"):
         if getattr(asked, field) is not None:
             raise NotSupported(f"a plan with {field} is not supported yet", field=field, next_step="leave it out")
 

@@ -8,7 +8,10 @@ import msgspec
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device last reported of one pipeline: the digest that serves (None: nothing), and when it said so."""
+    """What a device last reported of one pipeline: the mark of what serves (None: nothing), and when it said so.
+
+    A mark is a release's digest, or, where its environment counts, `<digest>@<environment>`.
+    """
 
     device: str
     serving: str | None
@@ -26,14 +29,14 @@ class Returning(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.back) == len(self.devices)
 
 
-def observed(returning: Returning, release_digest: str, reports: Iterable[Said]) -> Returning:
+def observed(returning: Returning, mark: str, reports: Iterable[Said]) -> Returning:
     """After these reports. A device that serves the release is on its way; one that answers with another is back.
 
     Its first such report counts: what it serves later is another story. A device that serves nothing is not back.
     """
     devices, back = set(returning.devices), dict(returning.back)
     for said in reports:
-        if said.serving == release_digest:
+        if said.serving == mark:
             devices.add(said.device)
             back.pop(said.device, None)  # it was back, and took it up again: it is on its way once more
         elif said.serving is not None and said.device in devices and said.device not in back:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_server.core.release_in import ReleaseIn, Taken
 from holdfast_server.core.returning import Returning
 from holdfast_server.core.segments import Match
 from holdfast_shared.errors import Conflict, Malformed, Untrusted
@@ -30,7 +31,9 @@ class Signers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
-    """`request` is the digest of the signed payload: an approval is of exactly these bytes. `to`: None until it is known."""
+    """`request` is the digest of the signed payload: an approval is of exactly these bytes. `environment`: it alone is taken
+    back, and the release goes on in another; None: the release, wherever it runs.
+    """
 
     id: str
     pipeline: str
@@ -40,13 +43,18 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     requested_by: str
     request: str
     requested_at: int
-    to: ReleaseRef
+    to: ReleaseIn
+    environment: str | None = None
     state: State = State.WAITING
     approved_by: str = ""
     why: str = ""
     accepted_at: int | None = None
     accepted_monotonic_us: int | None = None
     returning: Returning = Returning()
+
+    @property
+    def taken(self) -> Taken:
+        return Taken(release=self.release, environment=self.environment)
 
 
 def requester(signers: Signers) -> str:

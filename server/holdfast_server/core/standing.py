@@ -9,20 +9,27 @@ import msgspec
 from holdfast_server.core import rollout as machine
 from holdfast_server.core.base_rules import BaseRule, folded, release_for, releases_in, returns_to, taken_back
 from holdfast_server.core.plan import Plan
+from holdfast_server.core.release_in import ReleaseIn, Taken, in_environment
 from holdfast_server.core.rollback import Rollback
 from holdfast_server.core.rollout import ACTIVE, Condemn, Fold, Moment, Rollout, Step
 from holdfast_server.core.segments import Match, covers
 from holdfast_shared import cohort, selector
 from holdfast_shared.errors import Conflict, Malformed
 from holdfast_shared.wire.assignment import ReleaseRef
+from holdfast_shared.wire.release import Release
 
 
 class Condemnation(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that may not run in a segment. It stays until it is retired in the registry."""
+    """A release that may not run in a segment; with `environment`, only the pair may not. It stays until it is retired."""
 
     incident: str
     match: Match
     release: ReleaseRef
+    environment: str | None = None
+
+    @property
+    def taken(self) -> Taken:
+        return Taken(release=self.release, environment=self.environment)
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,15 +39,20 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     condemned: tuple[Condemnation, ...] = ()
     rollouts: tuple[Rollout, ...] = ()
 
-    def condemnation_of(self, release: ReleaseRef, segment: Match) -> Condemnation | None:
-        """The first condemnation of the release that a device of the segment could fall under."""
+    def condemnation_of(self, release: ReleaseIn, segment: Match) -> Condemnation | None:
+        """The first condemnation of the release in its environment that a device of the segment could fall under."""
         return next(
-            (
-                one
-                for one in self.condemned
-                if one.release.digest == release.digest and not selector.disjoint(one.match, segment)
-            ),
+            (one for one in self.condemned if one.taken.holds(release) and not selector.disjoint(one.match, segment)),
             None,
+        )
+
+    def changes_environment(self, release: ReleaseIn, segment: Match) -> bool:
+        """Whether devices of the segment have this release already, in another environment."""
+        return any(
+            rule.release.digest == release.digest
+            and rule.release.environment != release.environment
+            and not selector.disjoint(rule.match, segment)
+            for rule in self.base
         )
 
 
@@ -70,7 +82,7 @@ def check_free(standing: Standing, plan: Plan) -> None:
         )
     for rule in standing.base:
         whole = rule.below >= cohort.BUCKETS
-        if whole and rule.release.digest == plan.release.digest and not selector.disjoint(rule.match, plan.segment):
+        if whole and rule.release.key == plan.release.key and not selector.disjoint(rule.match, plan.segment):
             raise Conflict(
                 f"{selector.written(rule.match)} has {plan.release.version} already",
                 field="version",
@@ -98,25 +110,37 @@ def after_step(standing: Standing, step: Step) -> Standing:
         elif isinstance(command, Condemn):
             condemned = _with(
                 condemned,
-                Condemnation(incident=command.incident, match=record.plan.segment, release=record.plan.release),
+                _condemnation(standing, record.plan, command.incident),
             )
     others = tuple(one for one in standing.rollouts if one.id != record.id)
     live = (record,) if record.state in (machine.State.PLANNED, *ACTIVE) else ()
     return Standing(base=base, condemned=condemned, rollouts=(*others, *live))
 
 
+def _condemnation(standing: Standing, plan: Plan, incident: str) -> Condemnation:
+    """Of a plan that failed: the pair, where the same release did well in another environment; else the release."""
+    pair = standing.changes_environment(plan.release, plan.segment)
+    return Condemnation(
+        incident=incident,
+        match=plan.segment,
+        release=plan.release.ref,
+        environment=plan.release.environment if pair else None,
+    )
+
+
 def after_rollback(standing: Standing, rollback: Rollback, now: Moment) -> tuple[Standing, tuple[Step, ...]]:
     """What stands once the rollback is accepted, and what it does to rollouts of the same release."""
     steps: list[Step] = []
-    entry = Condemnation(incident=rollback.id, match=rollback.segment, release=rollback.release)
+    entry = Condemnation(
+        incident=rollback.id, match=rollback.segment, release=rollback.release, environment=rollback.environment
+    )
     changed = Standing(
-        base=taken_back(standing.base, rollback.segment, rollback.release, rollback.to, cause=rollback.id),
+        base=taken_back(standing.base, rollback.segment, rollback.taken, rollback.to, cause=rollback.id),
         condemned=_with(standing.condemned, entry),
         rollouts=standing.rollouts,
     )
     for one in standing.rollouts:
-        same = one.plan.release.digest == rollback.release.digest
-        if same and not selector.disjoint(one.plan.segment, rollback.segment):
+        if rollback.taken.holds(one.plan.release) and not selector.disjoint(one.plan.segment, rollback.segment):
             whole = covers(rollback.segment, one.plan.segment)
             taken = machine.step(one, machine.TakenBack(rollback=rollback.id, whole=whole), now)
             steps.append(taken)
@@ -124,13 +148,13 @@ def after_rollback(standing: Standing, rollback: Rollback, now: Moment) -> tuple
     return changed, tuple(steps)
 
 
-def destination(standing: Standing, segment: Match, release: ReleaseRef, to: ReleaseRef | None) -> ReleaseRef:
+def destination(standing: Standing, segment: Match, taken: Taken, to: ReleaseIn | None) -> ReleaseIn:
     """What the segment goes back to. Raises Malformed when that is not clear, Conflict when it is condemned there."""
     if to is None:
         options = [
             one
-            for one in returns_to(standing.base, segment, release)
-            if one.digest != release.digest and standing.condemnation_of(one, segment) is None
+            for one in returns_to(standing.base, segment, taken)
+            if not taken.holds(one) and standing.condemnation_of(one, segment) is None
         ]
         if len(options) != 1:
             known = " or ".join(one.version for one in options)
@@ -141,9 +165,11 @@ def destination(standing: Standing, segment: Match, release: ReleaseRef, to: Rel
                 next_step="name a published version with `to`",
             )
         return options[0]
-    if to.digest == release.digest:
+    if taken.holds(to):
         raise Malformed(
-            f"{to.version} cannot go back to itself", field="to", next_step="name another version, or leave it out"
+            f"{to.version} cannot go back to itself",
+            field="to" if taken.environment is None else "to_environment",
+            next_step="name another, or leave it out",
         )
     condemned = standing.condemnation_of(to, segment)
     if condemned is not None:
@@ -153,25 +179,55 @@ def destination(standing: Standing, segment: Match, release: ReleaseRef, to: Rel
             next_step="name another version",
             code="condemned",
         )
-    _check_nobody_else_moves(standing, segment, release, to)
+    _check_nobody_else_moves(standing, segment, taken, to)
     return to
 
 
-def _check_nobody_else_moves(standing: Standing, segment: Match, release: ReleaseRef, to: ReleaseRef) -> None:
+def other_environment(
+    standing: Standing, segment: Match, taken: Taken, release: Release, wanted: str | None
+) -> ReleaseIn:
+    """Where a release goes on whose environment is taken back: as asked; else as before; else in the first other it names.
+
+    Raises Malformed when it was validated in no other, or not in the one that was asked for.
+    """
+    if wanted is not None and wanted not in release.environments:
+        raise Malformed(
+            f"{release.version} was not validated in {wanted}",
+            field="to_environment",
+            next_step=f"name one of {', '.join(release.environments)}",
+        )
+    before = [
+        one.environment for one in returns_to(standing.base, segment, taken) if one.digest == taken.release.digest
+    ]
+    for environment in (wanted,) if wanted is not None else (*before, *release.environments):
+        to = in_environment(taken.release, environment)
+        if wanted is not None or (not taken.holds(to) and standing.condemnation_of(to, segment) is None):
+            return to
+    raise Malformed(
+        f"{release.version} was validated in no other environment that may run there",
+        field="environment",
+        next_step="take the version back instead: leave `environment` out",
+    )
+
+
+def _check_nobody_else_moves(standing: Standing, segment: Match, taken: Taken, to: ReleaseIn) -> None:
     """Raises Malformed for a rollback of what is nobody's base to what is not the base: it would move only others."""
     base = releases_in(standing.base, segment)
-    if not base or any(one.digest == release.digest for one in base) or {one.digest for one in base} == {to.digest}:
+    if not base or any(taken.holds(one) for one in base) or {one.key for one in base} == {to.key}:
         return
     known = " and ".join(one.version for one in base)
+    version = taken.release.version
     raise Malformed(
-        f"{release.version} is not what {selector.written(segment)} was given, but {known}: {to.version} would replace that",
+        f"{version} is not what {selector.written(segment)} was given, but {known}: {to.version} would replace that",
         field="to",
-        next_step=f"leave `to` out, or take {base[0].version} back, or choose only devices that serve {release.version}",
+        next_step=f"leave `to` out, or take {base[0].version} back, or choose only devices that serve {version}",
     )
 
 
 def _with(condemned: Sequence[Condemnation], entry: Condemnation) -> tuple[Condemnation, ...]:
     """The entry last; said already, it is not said twice."""
-    if any(one.release.digest == entry.release.digest and covers(one.match, entry.match) for one in condemned):
+    said = (None, entry.environment)
+    same = (one for one in condemned if one.release.digest == entry.release.digest and one.environment in said)
+    if any(covers(one.match, entry.match) for one in same):
         return tuple(condemned)
     return (*condemned, entry)

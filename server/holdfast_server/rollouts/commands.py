@@ -17,17 +17,26 @@ from holdfast_server.core import planner
 from holdfast_server.core import rollback as rollback_rules
 from holdfast_server.core import rollout as machine
 from holdfast_server.core.compose import check_room
+from holdfast_server.core.release_in import ReleaseIn, Taken, in_environment
 from holdfast_server.core.rollback import Rollback, Signers
 from holdfast_server.core.rollout import Moment
-from holdfast_server.core.segments import check_known, check_size, conjunction
-from holdfast_server.core.standing import Standing, after_rollback, check_free, destination, with_previous
+from holdfast_server.core.segments import Match, check_known, check_size, conjunction
+from holdfast_server.core.standing import (
+    Standing,
+    after_rollback,
+    check_free,
+    destination,
+    other_environment,
+    with_previous,
+)
+from holdfast_server.registry.manifests import stored_release
 from holdfast_server.rollouts import storage, views
 from holdfast_server.rollouts.context import Context
 from holdfast_server.rollouts.enactment import enact, enact_step
 from holdfast_server.rollouts.fleet import Fleet, members
 from holdfast_server.store import changes, devices
 from holdfast_shared import selector, signing, strict_json
-from holdfast_shared.errors import Malformed, NotSupported, Untrusted
+from holdfast_shared.errors import Malformed, Untrusted
 from holdfast_shared.wire import command as wire
 from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, RELEASE_TYPE, Release
@@ -95,8 +104,9 @@ def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: st
     payload = signing.unverified_payload(envelope, RELEASE_TYPE, size_bytes_max=ENVELOPE_BYTES_MAX)
     release = strict_json.decode(payload, Release, what="release", size_bytes_max=ENVELOPE_BYTES_MAX)
     standing = storage.standing(connection, act.pipeline)
+    environment = storage.environment(connection, act.environment, field="environment")
     made = planner.plan(
-        act,
+        msgspec.structs.replace(act, environment=environment),
         rollout=_new_id(connection, "r", command_id),
         release=release,
         digest=ref.digest,
@@ -148,13 +158,16 @@ def _rollback(
     people: Signers,
     now: Moment,
 ) -> dict[str, Any]:
-    if act.environment is not None:
-        raise NotSupported(
-            "a rollback of an environment is not supported yet", field="environment", next_step="leave it out"
+    if act.to_environment is not None and act.environment is None:
+        raise Malformed(
+            "it says where an environment goes back to, and none is taken back",
+            field="to_environment",
+            next_step="name `environment`, or leave it out",
         )
     by = rollback_rules.requester(people)
-    release, _ = storage.release(connection, act.pipeline, act.version, field="version")
-    to = storage.release(connection, act.pipeline, act.to, field="to")[0] if act.to is not None else None
+    release, envelope = storage.release(connection, act.pipeline, act.version, field="version")
+    environment = storage.environment(connection, act.environment, field="environment")
+    taken = Taken(release=release, environment=environment)
     check_size(act.segment, field="segment")
     fleet = Fleet()
     fleet.refresh(connection)
@@ -167,8 +180,7 @@ def _rollback(
             next_step="look at: holdfast device list 'SEGMENT'",
         )
     standing = storage.standing(connection, act.pipeline)
-    if to is not None:
-        _check_known_good(connection, standing, act.pipeline, to)
+    to = _to(connection, standing, segment, act, taken, envelope)
     record = Rollback(
         id=_new_id(connection, "b", command_id),
         pipeline=act.pipeline,
@@ -178,7 +190,8 @@ def _rollback(
         requested_by=by,
         request=payload_digest,
         requested_at=now.at,
-        to=destination(standing, segment, release, to),
+        to=destination(standing, segment, taken, to),
+        environment=environment,
     )
     _decide(connection, record, "rollback requested", f"asked for by {by}: {act.reason}", now)
     second = rollback_rules.second_person(people, by)
@@ -189,18 +202,51 @@ def _rollback(
     return views.rollback(connection, record.id)
 
 
-def _check_known_good(connection: Connection, standing: Standing, pipeline: str, to: ReleaseRef) -> None:
-    """Raises Malformed for a release that never passed: a rollback asks for no trial and no gate, so it is not for new ones."""
+def _to(
+    connection: Connection, standing: Standing, segment: Match, act: wire.Rollback, taken: Taken, envelope: bytes
+) -> ReleaseIn | None:
+    """Where to, as far as it was said or follows from what was; None: what the segment ran before. Raises HoldfastError."""
+    if taken.environment is not None:
+        if act.to is not None:
+            raise Malformed(
+                "an environment is taken back and the version stays",
+                field="to",
+                next_step="say `to_environment`, or leave `environment` out to take the version back",
+            )
+        release = stored_release(envelope)
+        if taken.environment not in release.environments:
+            raise Malformed(
+                f"{release.version} was not validated in {taken.environment}, so it runs nowhere in it",
+                field="environment",
+                next_step=f"name one of {', '.join(release.environments)}",
+            )
+        wanted = storage.environment(connection, act.to_environment, field="to_environment")
+        return other_environment(standing, segment, taken, release, wanted)
+    if act.to is None:
+        return None
+    ref, goal = storage.release(connection, act.pipeline, act.to, field="to")
+    return _known_good(connection, standing, act.pipeline, ref, stored_release(goal))
+
+
+def _known_good(
+    connection: Connection, standing: Standing, pipeline: str, to: ReleaseRef, release: Release
+) -> ReleaseIn:
+    """In the environment that it did well in. Raises Malformed for a release that never passed.
+
+    A rollback asks for no trial and no gate, so it is not for new ones.
+    """
     finished = storage.rollouts(connection, pipeline=pipeline, states=(machine.State.FINISHED,))
     replaced = [rule.standby for rule in standing.base if rule.standby is not None]
     known = [one.plan.release for one in finished] + [rule.release for rule in standing.base] + replaced
-    if known and all(one.digest != to.digest for one in known):
+    good = next((one for one in known if one.digest == to.digest), None)
+    if good is None and known:
         versions = ", ".join(dict.fromkeys(one.version for one in known))
         raise Malformed(
             f"{to.version} never finished a rollout, so nobody knows that it is good",
             field="to",
             next_step=f"go back to one of {versions}, or plan a rollout: holdfast rollout plan {pipeline} {to.version}",
         )
+    return good or in_environment(to, release.environments[0])
 
 
 def _approve(
@@ -212,7 +258,7 @@ def _approve(
         raise Untrusted("an approver must sign this", field="signatures", next_step="sign it with an approver's key")
     rollback_rules.check_waiting(record, now.at)
     second = rollback_rules.second_person(people, record.requested_by) or record.requested_by
-    destination(storage.standing(connection, record.pipeline), record.segment, record.release, record.to)
+    destination(storage.standing(connection, record.pipeline), record.segment, record.taken, record.to)
     fleet = Fleet()
     fleet.refresh(connection)
     return _accept(connection, context, record, second, fleet, now)
@@ -225,7 +271,9 @@ def _accept(
         sorted(
             one.device
             for one in fleet.devices.values()
-            if selector.holds(record.segment, one.labels) and one.serving(record.pipeline) == record.release.digest
+            if selector.holds(record.segment, one.labels)
+            and (serving := one.serving(record.pipeline)) is not None
+            and record.taken.holds(serving)
         )
     )
     done = rollback_rules.accepted(record, by=by, at=now.at, monotonic_us=now.monotonic_us, devices=serving)
@@ -249,6 +297,7 @@ def _decide(connection: Connection, record: Rollback, what: str, why: str, now: 
         evidence={
             "pipeline": record.pipeline,
             "release": record.release,
+            "environment": record.environment,
             "to": record.to,
             "segment": selector.written(record.segment),
             "request": record.request,

@@ -59,8 +59,8 @@ class _Counts:
             window = Window(
                 window=0,
                 pipeline=rollout.plan.pipeline,
-                release=rollout.plan.release,
-                environment="system",
+                release=rollout.plan.release.ref,
+                environment=rollout.plan.release.environment,
                 opened_at=0,
                 closed_at=0,
                 requests=self.requests,
@@ -122,7 +122,7 @@ class Evidence:
         key = (wave.number, fleet.version, len(condemned))
         if key == self._cohort_of:
             return
-        taken = [one.match for one in condemned if one.release.digest == rollout.plan.release.digest]
+        taken = [one.match for one in condemned if one.taken.holds(rollout.plan.release)]
         found: dict[str, tuple[bool, bool]] = {}
         for name, device in fleet.devices.items():
             if any(selector.holds(match, device.labels) for match in taken):
@@ -150,6 +150,7 @@ class Evidence:
             ).where(
                 table.c.pipeline == rollout.plan.pipeline,
                 table.c.release_digest == rollout.plan.release.digest,
+                table.c.environment == rollout.plan.release.environment,
                 table.c.received_at > since,
             )
         )
@@ -169,6 +170,7 @@ class Evidence:
             select(table.c.id, table.c.device, table.c.kind, table.c.code).where(
                 table.c.pipeline == rollout.plan.pipeline,
                 table.c.release_digest == rollout.plan.release.digest,
+                table.c.environment == rollout.plan.release.environment,
                 table.c.kind.in_(LEFT),
                 table.c.received_at >= (rollout.started_at or 0),
                 table.c.id > self._events_until,
@@ -183,14 +185,14 @@ class Evidence:
     def _of(self, device: Device, flags: tuple[bool, bool], rollout: Rollout, online: bool) -> DeviceEvidence:
         plan = rollout.plan
         counts = self._counts.get(device.device)
-        code = self._failures.get(device.device) or device.condemned_here(plan.pipeline, plan.release.digest) or ""
+        code = self._failures.get(device.device) or device.condemned_here(plan.pipeline, plan.release) or ""
         return DeviceEvidence(
             device=device.device,
             kind=device.labels.get(KIND, KIND_DEFAULT),
             in_wave=flags[0],
             added=flags[1],
             online=online,
-            serving=device.serving(plan.pipeline) == plan.release.digest,
+            serving=device.serving(plan.pipeline) == plan.release,
             judgements=counts.judged(rollout) if counts is not None else (),
             failure=code if authority_of(code) is Authority.AUTOMATIC else "",
         )

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Connection, func, select
 
 from holdfast_server.core.plan import Member
+from holdfast_server.core.release_in import ReleaseIn, Taken, in_environment
 from holdfast_server.core.returning import Said
 from holdfast_server.store import schema
 from holdfast_server.store.devices import SEEN_LATELY_US
@@ -43,16 +44,18 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     last_seen_at: int = 0
     spoken: Spoken | None = None
 
-    def serving(self, pipeline: str) -> str | None:
-        """The digest that the device says it serves."""
+    def serving(self, pipeline: str) -> ReleaseIn | None:
+        """What the device says it serves, and in which environment."""
         found = self.spoken.of(pipeline) if self.spoken is not None else None
-        return found.serving.release.digest if found is not None and found.serving is not None else None
+        if found is None or found.serving is None:
+            return None
+        return in_environment(found.serving.release, found.serving.environment)
 
-    def condemned_here(self, pipeline: str, digest: str) -> str | None:
-        """The code for which the device condemned the release by itself; None when it did not."""
+    def condemned_here(self, pipeline: str, release: ReleaseIn) -> str | None:
+        """The code for which the device condemned the pair by itself; None when it did not."""
         found = self.spoken.of(pipeline) if self.spoken is not None else None
         for one in found.condemned_here if found is not None else ():
-            if one.release.digest == digest:
+            if release.is_of(one.release.digest, one.environment):
                 return one.code or "condemned_here"
         return None
 
@@ -120,14 +123,21 @@ class Fleet:
                 )
         return changed
 
-    def said(self, devices: Iterable[str], pipeline: str, *, boot: str, now_monotonic_us: int) -> Iterator[Said]:
-        """Their newest words on one pipeline, at their own monotonic time where that is our machine's too."""
+    def said(
+        self, devices: Iterable[str], pipeline: str, taken: Taken, *, boot: str, now_monotonic_us: int
+    ) -> Iterator[Said]:
+        """Their newest words on one pipeline, by the mark of what is `taken` back where they serve it.
+
+        At their own monotonic time where that is our machine's too.
+        """
         for name in devices:
             device = self.devices.get(name)
             if device is None or device.spoken is None:
                 continue
             at = device.spoken.sent_monotonic_us if device.spoken.boot == boot else now_monotonic_us
-            yield Said(device=name, serving=device.serving(pipeline), at_monotonic_us=at)
+            serving = device.serving(pipeline)
+            mark = None if serving is None else taken.mark if taken.holds(serving) else serving.key
+            yield Said(device=name, serving=mark, at_monotonic_us=at)
 
 
 def members(connection: Connection, pipeline: str, *, now: int) -> list[Member]:

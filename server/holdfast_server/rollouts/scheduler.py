@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast_server.core import rollout as machine
+from holdfast_server.core.release_in import Taken
 from holdfast_server.core.returning import Returning, observed
 from holdfast_server.core.rollback import Rollback
 from holdfast_server.core.rollback import State as RollbackState
@@ -151,14 +152,14 @@ class Scheduler:
     def _note_returns(self, names: Collection[str], now: Moment) -> None:
         """Write down which of these devices are back from what was halted or taken back."""
         for key, record in list(self._returning.items()):
-            pipeline, digest, segment = _taken(record)
+            pipeline, taken, segment = _taken(record)
             inside = [
                 name
                 for name in names
                 if (device := self._fleet.devices.get(name)) is not None and selector.holds(segment, device.labels)
             ]
-            said = self._fleet.said(inside, pipeline, boot=self._boot, now_monotonic_us=now.monotonic_us)
-            found = observed(record.returning, digest, said)
+            said = self._fleet.said(inside, pipeline, taken, boot=self._boot, now_monotonic_us=now.monotonic_us)
+            found = observed(record.returning, taken.mark, said)
             if found == record.returning:
                 continue
             self._returning[key] = msgspec.structs.replace(record, returning=found)
@@ -177,11 +178,12 @@ class Scheduler:
             changes.mark(connection, "rollbacks")
 
 
-def _taken(record: Rollout | Rollback) -> tuple[str, str, tuple[selector.Term, ...]]:
-    """Pipeline, digest and segment of what was halted or taken back."""
+def _taken(record: Rollout | Rollback) -> tuple[str, Taken, tuple[selector.Term, ...]]:
+    """Pipeline, release and segment of what was halted or taken back."""
     if isinstance(record, Rollout):
-        return record.plan.pipeline, record.plan.release.digest, record.plan.segment
-    return record.pipeline, record.release.digest, record.segment
+        halted = record.plan.release
+        return record.plan.pipeline, Taken(release=halted.ref, environment=halted.environment), record.plan.segment
+    return record.pipeline, record.taken, record.segment
 
 
 def _is_watched(record: Rollout | Rollback, now: int) -> bool:

@@ -5,10 +5,11 @@ A record is one JSON value of a core type; its state and pipeline stand beside i
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Table, and_, delete, insert, select, update
 
 from holdfast_server.core import rollback as rollback_rules
 from holdfast_server.core.base_rules import BaseRule
@@ -17,6 +18,7 @@ from holdfast_server.core.rollout import ACTIVE, Moment, Rollout, State
 from holdfast_server.core.standing import Condemnation, Standing
 from holdfast_server.store import schema
 from holdfast_shared.errors import Missing
+from holdfast_shared.identifiers import DIGEST_PATTERN, SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.assignment import ReleaseRef
 
 T = TypeVar("T")
@@ -152,6 +154,31 @@ def release(connection: Connection, pipeline: str, version: str, *, field: str) 
             next_step=_published(connection, pipeline),
         )
     return ReleaseRef(version=found.version, digest=found.digest), bytes(found.envelope)
+
+
+def environment(connection: Connection, named: str | None, *, field: str) -> str | None:
+    """Its digest, or `system`, from how people name it. Raises Malformed, or Missing with what there is."""
+    if named is None or named == SYSTEM_ENVIRONMENT:
+        return named
+    table = schema.environments
+    name, _, version = named.partition("@")
+    wanted = (
+        table.c.digest == named
+        if re.fullmatch(DIGEST_PATTERN, named)
+        else and_(table.c.name == name, table.c.precedence == version.partition("+")[0])
+    )
+    found = connection.execute(select(table.c.digest).where(wanted)).scalar_one_or_none()
+    if found is None:
+        known = connection.execute(
+            select(table.c.name, table.c.version).order_by(table.c.published_at.desc()).limit(_LISTED_MAX)
+        )
+        names = ", ".join(f"{row.name}@{row.version}" for row in known)
+        raise Missing(
+            f"no environment {named[:100]!r} is published",
+            field=field,
+            next_step=f"use {SYSTEM_ENVIRONMENT}, a digest" + (f", or one of: {names}" if names else ""),
+        )
+    return str(found)
 
 
 # The newest are the likely ones; a registry holds hundreds.

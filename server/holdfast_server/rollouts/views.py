@@ -133,6 +133,8 @@ def _rollback(record: Rollback) -> dict[str, Any]:
         "pipeline": record.pipeline,
         "version": record.release.version,
         "to": record.to.version,
+        "environment": record.environment,
+        "to_environment": record.to.environment,
         "segment": selector.written(record.segment),
         "reason": record.reason,
         "state": str(record.state),

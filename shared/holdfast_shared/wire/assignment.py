@@ -63,6 +63,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     salt: Annotated[str, msgspec.Meta(max_length=128)] = ""
     environment: EnvironmentField | None = None
     standby: ReleaseRef | None = None
+    standby_environment: EnvironmentField | None = None
     requests: Requests | None = None
     spread_s: CounterField | None = None
     not_before: CounterField | None = None

@@ -23,6 +23,8 @@ WAVES_MAX: Final = 16
 
 CommandId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
 Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+# `system`, a digest, or `<name>@<version>`, which the server looks up.
+EnvironmentName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 RolloutId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 
 
@@ -61,7 +63,7 @@ class RolloutPlan(
     requests_min: Annotated[int, msgspec.Meta(ge=1)] | None = None  # per device, before it counts
     soak_s: Annotated[int, msgspec.Meta(ge=0, le=30 * 86_400)] | None = None
     deadline_s: Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400)] | None = None  # of one wave
-    environment: str | None = None
+    environment: EnvironmentName | None = None  # None: the one that the release prefers
     requests: Requests | None = None
     windows: Windows | None = None
     spread_s: CounterField | None = None
@@ -100,14 +102,19 @@ class Rollback(
     forbid_unknown_fields=True,
     omit_defaults=True,
 ):
-    """Take `version` back from `segment`, to `to`. With one signature it waits for `approve`; with two it acts."""
+    """Take `version` back from `segment`, to `to`. With one signature it waits for `approve`; with two it acts.
+
+    With `environment`, only that is left: the same version goes on in `to_environment` (None: in what the segment ran it in
+    before, else in the first other that it names). Both are `system`, a digest, or `<name>@<version>`.
+    """
 
     pipeline: NameField
     version: VersionField
     reason: Reason
     to: VersionField | None = None  # None: what the segment ran before
     segment: Selector = ()
-    environment: str | None = None
+    environment: EnvironmentName | None = None
+    to_environment: EnvironmentName | None = None
 
 
 class Approve(msgspec.Struct, frozen=True, kw_only=True, tag_field="verb", tag="approve", forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from holdfast_server.core.rollout import Moment
 from holdfast_server.core.standing import Condemnation, Standing, destination
 from holdfast_shared import selector
 from holdfast_shared.errors import Conflict, Malformed
-from support.rollout_values import ref
+from support.rollout_values import placed, ref, taken
 
 NOW = Moment(at=1, monotonic_us=1)
 
@@ -17,9 +17,9 @@ NOW = Moment(at=1, monotonic_us=1)
 def rule(written: str, version: str, *, standby: str = "", below: int = 10_000, salt: str = "") -> BaseRule:
     return BaseRule(
         match=selector.parse(written),
-        release=ref(version),
+        release=placed(version),
         cause="r",
-        standby=ref(standby) if standby else None,
+        standby=placed(standby) if standby else None,
         below=below,
         salt=salt,
     )
@@ -63,33 +63,33 @@ def test_what_is_wholly_covered_is_dropped(rules: list[BaseRule], kept: list[str
 def test_a_rollback_changes_the_base_of_those_that_had_the_release(
     base: list[BaseRule], segment: str, version: str, to: str, after: list[str]
 ) -> None:
-    found = taken_back(base, selector.parse(segment), ref(version), ref(to), cause="b-1")
+    found = taken_back(base, selector.parse(segment), taken(version), placed(to), cause="b-1")
     assert said(found) == after
 
 
 def test_the_release_of_a_segment_is_one_or_none() -> None:
     rules = [rule("region=eu", "1.0.0"), rule("*", "2.0.0")]
-    assert release_for(rules, selector.parse("region=eu, site=a")) == ref("1.0.0")
-    assert release_for(rules, selector.parse("region=us")) == ref("2.0.0")
+    assert release_for(rules, selector.parse("region=eu, site=a")) == placed("1.0.0")
+    assert release_for(rules, selector.parse("region=us")) == placed("2.0.0")
     assert release_for(rules, ()) is None
     assert release_for([], ()) is None
 
 
 def test_a_rollback_without_to_goes_where_the_segment_came_from() -> None:
     finished = Standing(base=(rule("*", "1.3.0", standby="1.1.0"),))
-    assert destination(finished, selector.parse("region=eu"), ref("1.3.0"), None) == ref("1.1.0")
+    assert destination(finished, selector.parse("region=eu"), taken("1.3.0"), None) == placed("1.1.0")
     running = Standing(base=(rule("*", "1.1.0", standby="1.0.0"),))
-    assert destination(running, (), ref("1.2.0"), None) == ref("1.1.0")
+    assert destination(running, (), taken("1.2.0"), None) == placed("1.1.0")
 
 
 def test_a_rollback_to_nowhere_or_to_something_condemned_is_refused() -> None:
     with pytest.raises(Malformed, match="nothing good ran there before"):
-        destination(Standing(), (), ref("1.0.0"), None)
+        destination(Standing(), (), taken("1.0.0"), None)
     with pytest.raises(Malformed, match="itself"):
-        destination(Standing(), (), ref("1.0.0"), ref("1.0.0"))
+        destination(Standing(), (), taken("1.0.0"), placed("1.0.0"))
     bad = Condemnation(incident="r-1-halt", match=(), release=ref("1.2.0"))
     with pytest.raises(Conflict, match="condemned"):
-        destination(Standing(condemned=(bad,)), (), ref("1.3.0"), ref("1.2.0"))
+        destination(Standing(condemned=(bad,)), (), taken("1.3.0"), placed("1.2.0"))
 
 
 def test_a_rollback_moves_nobody_who_never_had_the_release() -> None:
@@ -97,8 +97,8 @@ def test_a_rollback_moves_nobody_who_never_had_the_release() -> None:
     eu = selector.parse("region=eu")
     standing = Standing(base=(rule("*", "1.1.0", standby="1.0.0"),))
     with pytest.raises(Malformed, match="is not what region=eu was given, but") as caught:
-        destination(standing, eu, ref("1.2.0"), ref("1.0.0"))
+        destination(standing, eu, taken("1.2.0"), placed("1.0.0"))
     assert caught.value.field == "to"
-    assert destination(standing, eu, ref("1.2.0"), ref("1.1.0")) == ref("1.1.0")
-    assert destination(standing, eu, ref("1.1.0"), ref("1.0.0")) == ref("1.0.0")
-    assert destination(Standing(), eu, ref("1.2.0"), ref("1.0.0")) == ref("1.0.0"), "it has nothing else"
+    assert destination(standing, eu, taken("1.2.0"), placed("1.1.0")) == placed("1.1.0")
+    assert destination(standing, eu, taken("1.1.0"), placed("1.0.0")) == placed("1.0.0")
+    assert destination(Standing(), eu, taken("1.2.0"), placed("1.0.0")) == placed("1.0.0"), "it has nothing else"

@@ -16,6 +16,7 @@ from holdfast_server.core.base_rules import BaseRule
 from holdfast_server.core.compose import Body, check_room, compose, document
 from holdfast_server.core.plan import Member
 from holdfast_server.core.planner import plan
+from holdfast_server.core.release_in import ReleaseIn, Taken
 from holdfast_server.core.rollback import Rollback
 from holdfast_server.core.rollout import Moment, Rollout, State
 from holdfast_server.core.standing import (
@@ -34,7 +35,7 @@ from holdfast_shared.errors import Conflict, HoldfastError
 from holdfast_shared.judgement import Verdict
 from holdfast_shared.wire.assignment import PAYLOAD_BYTES_MAX, Assignment, ReleaseRef
 from holdfast_shared.wire.command import WavePlan
-from support.rollout_values import PIPELINE, REGIONS, asked, digest, member, ref, release
+from support.rollout_values import PIPELINE, REGIONS, asked, digest, member, placed, ref, release
 
 NOW = Moment(at=1_000, monotonic_us=1_000)
 DEVICES = [
@@ -116,9 +117,9 @@ class World:
         while self.records[rollout].state is State.RUNNING:
             self.judge(rollout, Verdict.PASS)
 
-    def roll_back(self, segment: str, release_: ReleaseRef, to: ReleaseRef | None = None) -> None:
+    def roll_back(self, segment: str, release_: ReleaseRef, to: ReleaseIn | None = None) -> None:
         match = selector.parse(segment)
-        where = destination(self.standing, match, release_, to)
+        where = destination(self.standing, match, Taken(release=release_), to)
         made = Rollback(
             id=f"b-{self.seq}", pipeline=PIPELINE, release=release_, segment=match, reason="r", requested_by="ann",
             request=digest("r"), requested_at=1, to=where,
@@ -206,7 +207,7 @@ def test_a_part_taken_back_from_a_running_rollout_pauses_the_rest_where_it_is() 
     world = World()
     world.finish(world.begin("*").id)
     running = world.begin("*", (WavePlan(share=10_000),))
-    world.roll_back("region=eu-west", running.plan.release)
+    world.roll_back("region=eu-west", running.plan.release.ref)
     assert world.records[running.id].state is State.PAUSED
     for one in DEVICES:
         assert world.serving()[one.device] == ("1.1.0" if one.region == "eu-west" else "1.2.0")
@@ -276,7 +277,7 @@ def do(world: World, verb: tuple[object, ...]) -> None:
             world.step(begun[n % len(begun)], operators[str(word)](by="ann"))
         case ("roll back", str(segment), int(n), int(to)):
             refs = [world.records[one].plan.release for one in begun]
-            world.roll_back(segment, refs[n % len(refs)], refs[to % len(refs)] if to else None)
+            world.roll_back(segment, refs[n % len(refs)].ref, refs[to % len(refs)] if to else None)
         case ("sleep", int(n)):
             world.awake.discard(f"d-{n}")
         case ("wake", int(n)):
@@ -313,7 +314,7 @@ def has_nothing_else(world: World, one: Member) -> bool:
 
 def test_rollbacks_always_fit_and_mean_the_same_while_they_can_be_joined() -> None:
     """A rollback site by site, 60 times over, is one rule and one condemnation."""
-    standing = Standing(base=(BaseRule(match=(), release=ref("2.0.0"), cause="r", standby=ref("1.0.0")),))
+    standing = Standing(base=(BaseRule(match=(), release=placed("2.0.0"), cause="r", standby=placed("1.0.0")),))
     for n in range(60):
         standing = rolled_back(standing, f"site=site-{n}", "2.0.0", "1.0.0")
         body = compose(standing, "eu-west")
@@ -325,7 +326,7 @@ def test_rollbacks_always_fit_and_mean_the_same_while_they_can_be_joined() -> No
 
 def test_a_rollback_fits_even_when_nothing_can_be_joined() -> None:
     """The newest always stands; what is left out is said, and moves nobody."""
-    standing = Standing(base=(BaseRule(match=(), release=ref("2.0.0"), cause="r", standby=ref("1.0.0")),))
+    standing = Standing(base=(BaseRule(match=(), release=placed("2.0.0"), cause="r", standby=placed("1.0.0")),))
     for n in range(90):
         written = f"a{n % 9}=v{n}, b{n % 7}=w{n}"
         standing = rolled_back(standing, written, "2.0.0", "1.0.0")
@@ -352,6 +353,6 @@ def test_a_plan_that_would_leave_no_room_for_rollbacks_is_refused() -> None:
 def rolled_back(standing: Standing, segment: str, version: str, to: str) -> Standing:
     made = Rollback(
         id=f"b-{segment[:20]}", pipeline=PIPELINE, release=ref(version), segment=selector.parse(segment), reason="r",
-        requested_by="ann", request=digest("r"), requested_at=1, to=ref(to),
+        requested_by="ann", request=digest("r"), requested_at=1, to=placed(to),
     )  # fmt: skip
     return after_rollback(standing, made, NOW)[0]

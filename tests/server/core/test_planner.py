@@ -13,7 +13,7 @@ from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
 from holdfast_shared.wire.assignment import Requests, Windows
 from holdfast_shared.wire.command import GatePlan, RolloutPlan, WavePlan
 from holdfast_shared.wire.release import Guardrail
-from support.rollout_values import PIPELINE, asked, digest, fleet, member, ref, release
+from support.rollout_values import PIPELINE, asked, digest, fleet, member, placed, release
 
 
 def planned(
@@ -29,7 +29,7 @@ def test_by_default_the_canary_ring_then_all_regions_at_1_5_20_100_percent() -> 
     assert found.waves[0].labels == {"ring": "canary"}
     assert [wave.devices for wave in found.waves][0::4] == [3, 303]
     assert all(wave.devices_min == 3 <= wave.devices for wave in found.waves)
-    assert found.release == ref("1.2.0")
+    assert found.release == placed("1.2.0")
 
 
 def test_a_share_too_small_is_raised_to_the_smallest_bucket_that_holds_the_minimum() -> None:
@@ -116,7 +116,6 @@ def test_a_plan_that_cannot_work_is_refused(what: RolloutPlan, members: list[Mem
 @pytest.mark.parametrize(
     "what",
     [
-        asked(environment="system"),
         asked(requests=Requests(share=100)),
         asked(windows=Windows()),
         asked(spread_s=10),

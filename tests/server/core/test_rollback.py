@@ -9,11 +9,11 @@ from holdfast_server.core import rollback as rules
 from holdfast_server.core.authority import Authority, authority_of
 from holdfast_server.core.rollback import Rollback, Signers, State
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Untrusted
-from support.rollout_values import PIPELINE, digest, ref
+from support.rollout_values import PIPELINE, digest, placed, ref
 
 ASKED = Rollback(
     id="b-1", pipeline=PIPELINE, release=ref("1.3.0"), segment=(), reason="worse on night images", requested_by="ann",
-    request=digest("request"), requested_at=1, to=ref("1.1.0"),
+    request=digest("request"), requested_at=1, to=placed("1.1.0"),
 )  # fmt: skip
 
 
