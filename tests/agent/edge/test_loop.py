@@ -47,7 +47,8 @@ class World:
         self.done.append(f"say {type(message).__name__}")
 
     def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None:
-        self.done.append(f"fetch {pipeline} {version} {target_digest[-1]} in {environment}")
+        where = "" if environment == "system" else f" in {environment}"
+        self.done.append(f"fetch {pipeline} {version} {target_digest[-1]}{where}")
 
     def stop(self) -> None:
         self.done.append("stop fetch")
