@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, NamedTuple
 
+from holdfast_gateway.lifetime import Lifetime
 from holdfast_shared.assign import Target
 from holdfast_shared.histogram import Histogram, bin_of
 from holdfast_shared.wire.report import Window
@@ -74,6 +75,7 @@ class Counts:
         "_sliding",
         "_totals",
         "_width_s",
+        "life",
         "memory_bytes_max",
         "opened_at_us",
         "pipeline",
@@ -85,6 +87,7 @@ class Counts:
         self.target = target
         self.opened_at_us = wall_us
         self.memory_bytes_max = 0
+        self.life = Lifetime()
         self._width_s = 1.0
         self._buckets: deque[_Bucket] = deque()
         self._fresh = Sums()  # of the newest bucket, and not yet in the three below: one place to write a request

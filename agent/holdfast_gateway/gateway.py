@@ -34,6 +34,7 @@ from holdfast_gateway.control import (
     Windows,
 )
 from holdfast_gateway.http_service import HttpService
+from holdfast_gateway.metrics import Metrics
 from holdfast_gateway.open_inference import OpenInference
 from holdfast_gateway.pipeline import Pipeline
 from holdfast_gateway.slot import Bench, Slot
@@ -71,7 +72,8 @@ class Gateway:
         self._leaving: list[Pipeline] = []
         self._serial = self._serial_wanted = 0
         self._link = AgentLink(self)
-        self._inference = OpenInference(self._pipelines, self.isolation)
+        metrics = Metrics(self._pipelines, self._ledger)
+        self._inference = OpenInference(self._pipelines, self.isolation, metrics)
         self._http = HttpService(configuration.gateway, self._inference)
         self._stopped = asyncio.Event()
         self._loop = asyncio.get_running_loop()

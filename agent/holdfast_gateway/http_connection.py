@@ -322,13 +322,21 @@ class Connection(asyncio.BufferedProtocol):
                 break
         self._serving = False
 
-    def answer(self, status: int, header_length: int, body: bytes | memoryview, *, allow: bytes = b"") -> None:
+    def answer(
+        self,
+        status: int,
+        header_length: int,
+        body: bytes | memoryview,
+        *,
+        allow: bytes = b"",
+        content_type: bytes = b"",
+    ) -> None:
         what, transport = self._current, self._transport
         if transport is None or what is None:
             return
         closes = isinstance(what, Refusal) or not what.keep_alive or self._service.stopping
         closes = closes or (self._eof and not self._queue)
-        start = head(status, header_length, len(body), closes=closes, allow=allow)
+        start = head(status, header_length, len(body), closes=closes, allow=allow, content_type=content_type)
         if isinstance(what, Request) and what.method == b"HEAD":
             transport.write(start)
         elif len(body) <= BUFFER_BYTES:

@@ -34,9 +34,13 @@ class Refusal(NamedTuple):
     message: str
 
 
-def head(status: int, header_length: int, body_bytes: int, *, closes: bool, allow: bytes = b"") -> bytes:
-    """Status line and headers. A body with a `header_length` is binary, else it is JSON."""
+def head(
+    status: int, header_length: int, body_bytes: int, *, closes: bool, allow: bytes = b"", content_type: bytes = b""
+) -> bytes:
+    """Status line and headers. A body with a `header_length` is binary, else it is JSON, unless `content_type` says what."""
     kind = _JSON if header_length == NO_HEADER else _BINARY % header_length
+    if content_type:
+        kind = b"Content-Type: %s\r\n" % content_type
     return b"%s%sContent-Length: %d\r\n%s%s\r\n" % (
         _first(status),
         kind,

@@ -42,13 +42,26 @@ class Failure(NamedTuple):
 
 
 class Inference:
-    """`version` is the release's version that was asked for, or empty. The body is kept until it is answered: another slot
-    may be asked with the same bytes."""
+    """`version` is the release's version that was asked for, or empty; `since` is when it came (CLOCK_MONOTONIC). The body is
+    kept until it is answered: another slot may be asked with the same bytes."""
 
-    __slots__ = ("asker", "body", "failures", "hand_overs", "header_length", "null_answer", "version", "wants_binary")
+    __slots__ = (
+        "asker",
+        "body",
+        "failures",
+        "hand_overs",
+        "header_length",
+        "null_answer",
+        "since",
+        "version",
+        "wants_binary",
+    )
 
-    def __init__(self, asker: Asker, body: bytes, *, version: str, wants_binary: bool, header_length: int) -> None:
+    def __init__(
+        self, asker: Asker, body: bytes, *, version: str, wants_binary: bool, header_length: int, since: float
+    ) -> None:
         self.asker = asker
+        self.since = since
         self.body = body
         self.version = version
         self.wants_binary = wants_binary

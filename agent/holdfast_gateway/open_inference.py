@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2: which path asks what, and the answers that need no worker.
+"""Open Inference Protocol v2 and `/metrics`: which path asks what, and the answers that need no worker.
 
 A pipeline is the protocol's model, a release's version its model version. Source: the protocol's REST specification and its
 binary tensor extension (github.com/kserve/open-inference-protocol, github.com/triton-inference-server/server: docs/protocol).
@@ -6,19 +6,21 @@ binary tensor extension (github.com/kserve/open-inference-protocol, github.com/t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
 
+from holdfast_gateway import exposition, statistics
 from holdfast_gateway.http_connection import Connection
 from holdfast_gateway.http_message import Request
 from holdfast_gateway.inference import Inference, error_body
+from holdfast_gateway.metrics import Metrics
 from holdfast_gateway.pipeline import Pipeline
-from holdfast_gateway.slot import Slot
 from holdfast_shared import __version__
 from holdfast_shared.wire.report import Isolation
 from holdfast_worker.protocol import NO_HEADER
@@ -61,7 +63,7 @@ def place_of(path: bytes) -> Place | None:
     """What is asked by this path, or None when there is no such place."""
     first, *parts = [unquote(part) for part in path.split(b"?", 1)[0].decode("latin-1").strip("/").split("/")]
     if first != "v2":
-        return None
+        return Place("metrics") if (first, *parts) == ("metrics",) else None
     fixed = _FIXED.get(tuple(parts))
     if fixed is not None:
         return Place(fixed)
@@ -82,15 +84,18 @@ class OpenInference:
     `unassigned`: why it is not known which pipelines there are, while it is not; empty otherwise.
     """
 
-    def __init__(self, pipelines: Mapping[str, Pipeline], isolation: Callable[[], Isolation]) -> None:
+    def __init__(
+        self, pipelines: Mapping[str, Pipeline], isolation: Callable[[], Isolation], metrics: Metrics
+    ) -> None:
         self._pipelines = pipelines
         self._isolation = isolation
+        self._metrics = metrics
         self.unassigned = ""
 
     def serve(self, request: Request, connection: Connection) -> None:
         place = place_of(request.path)
         if place is None:
-            _refuse(connection, HTTPStatus.NOT_FOUND, "no such place; begin at /v2")
+            _refuse(connection, HTTPStatus.NOT_FOUND, "no such place; begin at /v2, or at /metrics")
             return
         methods = _METHODS.get(place.what, _GET)
         if request.method not in methods:
@@ -120,12 +125,15 @@ class OpenInference:
                 version=place.version,
                 wants_binary=request.wants_binary,
                 header_length=request.header_length,
+                since=time.monotonic(),
             )
             pipeline.submit(inference)
         else:
             _say(connection, *self._about(place, pipeline))
 
     def _about(self, place: Place, pipeline: Pipeline) -> tuple[HTTPStatus, object]:
+        if place.what == "stats":
+            return _stats_of(pipeline, place.version)
         slot = pipeline.usable[0] if pipeline.usable else None
         if slot is not None and place.version not in ("", slot.version):
             return HTTPStatus.NOT_FOUND, {"error": pipeline.not_this_version(place.version)}
@@ -135,8 +143,6 @@ class OpenInference:
                 return HTTPStatus.SERVICE_UNAVAILABLE, answer
             case "model-ready":
                 return HTTPStatus.OK, {"name": pipeline.name, "ready": True}
-            case "stats":
-                return HTTPStatus.OK, {"model_stats": [_stats(slot)] if slot is not None else []}
             case _ if slot is None or slot.ready_said is None:
                 return HTTPStatus.SERVICE_UNAVAILABLE, {"error": pipeline.why_not()}
             case _:
@@ -165,9 +171,12 @@ class OpenInference:
                 _say(connection, status, {"ready": False, "error": why} if why else {"ready": True})
             case "index":
                 self._say_index(request, connection)
+            case "metrics":
+                body = self._metrics.encoded()
+                connection.answer(HTTPStatus.OK, NO_HEADER, body, content_type=exposition.CONTENT_TYPE)
             case _:
-                slots = [pipeline.usable[0] for pipeline in self._pipelines.values() if pipeline.usable]
-                _say(connection, HTTPStatus.OK, {"model_stats": [_stats(slot) for slot in slots]})
+                slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
+                _say(connection, HTTPStatus.OK, {"model_stats": [statistics.of(slot) for slot in slots]})
 
     def why_not_ready(self) -> str:
         """Why some request would get no answer now; empty when every pipeline has one who answers."""
@@ -183,34 +192,43 @@ class OpenInference:
                 connection, HTTPStatus.BAD_REQUEST, f'the body must be empty or {{"ready": true or false}}: {error}'
             )
             return
-        found: list[dict[str, str]] = []
-        for name, pipeline in sorted(self._pipelines.items()):
-            slot = pipeline.usable[0] if pipeline.usable else None
-            if slot is not None:
-                found.append({"name": name, "version": slot.version, "state": "READY", "reason": ""})
-            elif not asked.ready:
-                found.append({"name": name, "version": "", "state": "UNAVAILABLE", "reason": pipeline.why_not()})
-        _say(connection, HTTPStatus.OK, found)
+        found = [entry for _, pipeline in sorted(self._pipelines.items()) for entry in _entries(pipeline)]
+        _say(connection, HTTPStatus.OK, [entry for entry in found if entry["state"] == "READY" or not asked.ready])
 
 
 class _Index(msgspec.Struct, frozen=True):
     ready: bool = False
 
 
-def _stats(slot: Slot) -> dict[str, Any]:
-    """The counts of this gateway's life, in the form of the statistics extension. Durations are not kept."""
-    sums = slot.counts.totals
-    bad = sums.errors + sums.nulls
-    return {
-        "name": slot.name,
-        "version": slot.version,
-        "inference_count": sums.requests - bad,
-        "execution_count": sums.requests,
-        "inference_stats": {
-            "success": {"count": sums.requests - bad, "ns": 0},
-            "fail": {"count": bad, "ns": 0},
-        },
-    }
+def _entries(pipeline: Pipeline) -> list[dict[str, str]]:
+    """Of the repository index. READY is only what a request would be answered by: one that names another release is not."""
+    answers = pipeline.usable[:1]
+    found = []
+    for slot in pipeline.slots.values():
+        entry = {"name": pipeline.name, "version": slot.version}
+        if slot in answers:
+            found.append({**entry, "state": "READY", "reason": ""})
+        elif slot.state == "loading":
+            found.append({**entry, "state": "LOADING", "reason": ""})
+        elif slot.state == "ready":
+            found.append(
+                {**entry, "state": "UNAVAILABLE", "reason": "it is in reserve, and answers no request by name"}
+            )
+        else:
+            found.append({**entry, "state": "UNAVAILABLE", "reason": slot.described()})
+    return found or [{"name": pipeline.name, "version": "", "state": "UNAVAILABLE", "reason": pipeline.why_not()}]
+
+
+def _stats_of(pipeline: Pipeline, version: str) -> tuple[HTTPStatus, object]:
+    """Of every release that is loaded, the one that answers first; or of the one that is named."""
+    slots = list(dict.fromkeys((*pipeline.usable, *pipeline.slots.values())))
+    found = [statistics.of(slot) for slot in slots if version in ("", slot.version)]
+    if version and not found:
+        loaded = ", ".join(slot.version for slot in slots) or "none"
+        return HTTPStatus.NOT_FOUND, {
+            "error": f"{pipeline.name}: version {version} is not loaded here; loaded: {loaded}"
+        }
+    return HTTPStatus.OK, {"model_stats": found}
 
 
 def _say(connection: Connection, status: HTTPStatus, answer: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -26,6 +27,13 @@ from holdfast_worker.protocol import Answer, Outcome
 HAND_OVERS_MAX: Final = 3
 # When no slot of a pipeline can answer, one that had failed is tried again so often: serving badly beats serving nothing.
 LAST_RESORT_S: Final = 30.0
+
+
+class Refused(StrEnum):
+    """Why no worker was asked a request."""
+
+    NO_RELEASE = "no-release"  # nobody could answer
+    OTHER_VERSION = "other-version"  # it named one that does not serve
 
 
 class Listener(Protocol):
@@ -48,6 +56,7 @@ class Pipeline:
         self.in_force = True
         self.slots: dict[str, Slot] = {}
         self.usable: tuple[Slot, ...] = ()  # those that can answer now, the first choice first
+        self.refused = dict.fromkeys(Refused, 0)
         self._retiring: dict[str, Slot] = {}
         self._draining: set[Slot] = set()
         self._stopgap: Slot | None = None
@@ -127,11 +136,12 @@ class Pipeline:
     def submit(self, inference: Inference) -> None:
         """Have it answered by the slot that answers now."""
         if not self.usable:
-            inference.refuse(HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
+            self._refuse(inference, Refused.NO_RELEASE, HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
             return
         slot = self.usable[0]
         if inference.version and inference.version != slot.version:
-            inference.refuse(HTTPStatus.NOT_FOUND, self.not_this_version(inference.version))
+            said = self.not_this_version(inference.version)
+            self._refuse(inference, Refused.OTHER_VERSION, HTTPStatus.NOT_FOUND, said)
             return
         slot.offer(inference)
 
@@ -150,7 +160,7 @@ class Pipeline:
         match answer.outcome:
             case Outcome.OK:
                 inference.asker.answer(HTTPStatus.OK, answer.header_length, answer.body)
-                settlement.answered_well(slot, inference, latency_ms, now)
+                settlement.answered_well(slot, inference, latency_ms, answer.compute_us, now)
                 if slot is self._awaited:
                     self._awaited = None
                     self._listener.switched(self.name, slot.target, now)
@@ -182,6 +192,10 @@ class Pipeline:
             hang = lost.loss is Loss.HANG
             bad = Bad(error=True, hang=hang, null=False, latency_ms=lost.culprit_ms, at_s=now)
             self._try_another(lost.culprit, Failure(slot, bad, lost.loss, lost.detail))
+
+    def _refuse(self, inference: Inference, why: Refused, status: HTTPStatus, message: str) -> None:
+        self.refused[why] += 1
+        inference.refuse(status, message)
 
     def _try_another(self, inference: Inference, failure: Failure) -> None:
         """It failed in one slot: the same bytes go to the next, once."""

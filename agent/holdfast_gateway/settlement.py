@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from holdfast_gateway.slot import Slot
 
 
-def answered_well(slot: Slot, inference: Inference, latency_ms: float, now: float) -> None:
+def answered_well(slot: Slot, inference: Inference, latency_ms: float, compute_us: int, now: float) -> None:
     """`slot` answered it; whoever failed it before did fail it."""
     _charge(inference, now, answered_by_another=True)
-    slot.counts.good(latency_ms, now)
+    counts = slot.counts
+    counts.good(latency_ms, now)
+    counts.life.answered_well(now, since=inference.since, latency_ms=latency_ms, compute_us=compute_us)
 
 
 def faulty(slot: Slot, inference: Inference, now: float) -> None:

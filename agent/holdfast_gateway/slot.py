@@ -141,6 +141,7 @@ class Slot:
         self._worker = Worker(f"worker {self}", load, self._facts.limits, self)
         self._losses.started(self._loop.time())
         self.loads += 1
+        self.counts.life.starts += 1
         self._bench.start(self._worker, self.target.environment, settings)
         self._become("loading")
 
@@ -193,6 +194,7 @@ class Slot:
         elif len(self._waiting) < WAITING_MAX:
             self._waiting.append(inference)
         else:
+            self.counts.life.rejected += 1
             inference.refuse(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"{WAITING_MAX} requests are waiting for {self} already; ask less often, or again later",
@@ -224,7 +226,9 @@ class Slot:
         assert worker is not None
         while self._waiting and len(worker.asked) < ASKED_MAX:
             waiting = self._waiting.popleft()
-            if not waiting.asker.gone:
+            if waiting.asker.gone:
+                self.counts.life.abandoned += 1
+            else:
                 worker.ask(waiting)
         self._pipeline.answered(self, inference, answer, latency_ms)
         if self._retired and not worker.asked:
@@ -240,6 +244,7 @@ class Slot:
         """The pipeline settles what it was asked; a loss without a culprit is charged at once."""
         log.warning("%s: its worker was lost (%s): %s", self, lost.loss.name.lower(), lost.detail)
         self._worker = None
+        self.counts.life.losses += 1
         if self._retired or self.state == "failed":
             self._pipeline.lost(self, lost)
             self.ended()
@@ -288,9 +293,12 @@ class Slot:
         why = f" ({self.code}: {self.detail})" if self.state == "failed" else ""
         return f"{self.version} {'has failed' if self.state == 'failed' else 'is ' + self.state}{why}"
 
+    def memory_bytes(self) -> int:
+        """Of its worker now; 0 while there is none."""
+        return self._worker.memory_bytes() if self._worker is not None else 0
+
     def measure_memory(self) -> None:
-        if self._worker is not None:
-            self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self._worker.memory_bytes())
+        self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self.memory_bytes())
 
     def _fail(self, code: str, detail: str) -> None:
         self._forget_timer()

@@ -56,5 +56,10 @@ class Ledger:
                 del self._counts[key]
 
     @property
+    def counts(self) -> tuple[Counts, ...]:
+        """Of every slot that is remembered."""
+        return tuple(self._counts.values())
+
+    @property
     def closed(self) -> tuple[Window, ...]:
         return tuple(self._closed.values())

@@ -192,8 +192,12 @@ def test_the_triton_client_reads_counts(client: triton.InferenceServerClient) ->
     given = triton.InferInput("image", [1, 64], "FP32")
     given.set_data_from_numpy(digits_models.images()[:1].astype(np.float32))
     client.infer(PIPELINE, [given])
-    after = client.get_inference_statistics()["model_stats"][0]["inference_stats"]["success"]["count"]
-    assert after == before + 1
+    after = client.get_inference_statistics()["model_stats"][0]["inference_stats"]
+    assert after["success"]["count"] == before + 1
+    assert 0 < after["compute_infer"]["ns"] < after["success"]["ns"]
+    found = client.get_inference_statistics(PIPELINE, "1.0.0")["model_stats"][0]
+    assert (found["version"], found["inference_count"]) == ("1.0.0", before + 1)
+    assert found["memory_usage"][0]["byte_size"] > 20_000_000
 
 
 def test_the_triton_client_infers_at_once_and_without_naming_outputs(client: triton.InferenceServerClient) -> None:
