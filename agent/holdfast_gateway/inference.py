@@ -42,11 +42,13 @@ class Failure(NamedTuple):
 
 
 class Inference:
-    """`version` is the release's version that was asked for, or empty; `since` is when it came (CLOCK_MONOTONIC). The body is
-    kept until it is answered: another slot may be asked with the same bytes."""
+    """`version` is the release's version that was asked for, or empty; `since` is when it came (CLOCK_MONOTONIC),
+    `waits_until` how long it may wait while a slot is being started, `behind` a slot that was asked it and lost its worker at
+    an earlier request. The body is kept until it is answered: another slot may be asked with the same bytes."""
 
     __slots__ = (
         "asker",
+        "behind",
         "body",
         "failures",
         "hand_overs",
@@ -54,6 +56,7 @@ class Inference:
         "null_answer",
         "since",
         "version",
+        "waits_until",
         "wants_binary",
     )
 
@@ -68,6 +71,8 @@ class Inference:
         self.header_length = header_length
         self.failures: list[Failure] = []
         self.hand_overs = 0
+        self.behind: Slot | None = None
+        self.waits_until: float | None = None
         self.null_answer: tuple[int, bytes] | None = None
 
     def refuse(self, status: HTTPStatus, message: str) -> None:

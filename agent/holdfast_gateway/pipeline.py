@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -17,7 +18,9 @@ from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Bad
 from holdfast_gateway.inference import Failure, Inference, error_of
 from holdfast_gateway.losses import Loss
+from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.waiting_room import ROOM_MAX, WaitingRoom
 from holdfast_gateway.windows import Ledger
 from holdfast_gateway.worker import Lost
 from holdfast_shared.assign import Target
@@ -34,6 +37,8 @@ class Refused(StrEnum):
 
     NO_RELEASE = "no-release"  # nobody could answer
     OTHER_VERSION = "other-version"  # it named one that does not serve
+    QUEUE_FULL = "queue-full"  # too many wait for a worker that is being started again
+    QUARANTINED = "quarantined"  # the same request killed a worker in both slots
 
 
 class Listener(Protocol):
@@ -57,6 +62,8 @@ class Pipeline:
         self.slots: dict[str, Slot] = {}
         self.usable: tuple[Slot, ...] = ()  # those that can answer now, the first choice first
         self.refused = dict.fromkeys(Refused, 0)
+        self._waiting = WaitingRoom(self._waited_too_long)
+        self._quarantine = Quarantine()
         self._retiring: dict[str, Slot] = {}
         self._draining: set[Slot] = set()
         self._stopgap: Slot | None = None
@@ -76,6 +83,7 @@ class Pipeline:
         named = {one.key: one for one in (wanted.serving, wanted.refuge, wanted.testing) if one is not None}
         if changed:
             self.in_force = wanted.serving is None
+            self._quarantine.clear()
         if self._stopgap is not None and self._stopgap.target.key in named:
             self._stopgap = None
         new = [self._slot(target) for key, target in named.items() if key not in self.slots]
@@ -134,9 +142,15 @@ class Pipeline:
     # -- requests
 
     def submit(self, inference: Inference) -> None:
-        """Have it answered by the slot that answers now."""
+        """Have it answered by the slot that answers now, or by one that will in time."""
+        if left_s := self._quarantine.left_s(inference, self._loop.time()):
+            said = (
+                f"{self.name}: this request killed the workers of two releases; it is refused for {left_s:.0f} s more"
+            )
+            self._refuse(inference, Refused.QUARANTINED, HTTPStatus.UNPROCESSABLE_ENTITY, said)
+            return
         if not self.usable:
-            self._refuse(inference, Refused.NO_RELEASE, HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
+            self._wait(inference)
             return
         slot = self.usable[0]
         if inference.version and inference.version != slot.version:
@@ -179,15 +193,11 @@ class Pipeline:
 
     def lost(self, slot: Slot, lost: Lost) -> None:
         now = self._loop.time()
+        if lost.culprit is not None:
+            self._quarantine.lost_at(lost.culprit, slot.target.key, now)
         for inference in reversed(lost.behind):  # each goes before the ones that are there already
-            other = self._other(inference)
-            counted = not inference.failures or other is not None
-            if counted:
-                slot.counts.behind(now, answered_by_another=other is not None)
-            if other is not None:
-                self._hand_over(inference, other)
-            else:
-                self._give_up(inference)
+            inference.behind = slot
+            self._find_another(inference)
         if lost.culprit is not None:
             hang = lost.loss is Loss.HANG
             bad = Bad(error=True, hang=hang, null=False, latency_ms=lost.culprit_ms, at_s=now)
@@ -200,25 +210,28 @@ class Pipeline:
     def _try_another(self, inference: Inference, failure: Failure) -> None:
         """It failed in one slot: the same bytes go to the next, once."""
         inference.failures.append(failure)
-        other = self._other(inference)
+        self._find_another(inference)
+
+    def _find_another(self, inference: Inference) -> None:
+        """Of what was asked in vain: now, in a moment, or not at all."""
+        other = next(self._others(inference, self.usable), None)
         if other is not None:
-            self._hand_over(inference, other)
+            inference.hand_overs += 1
+            settlement.asked_again(inference, other, self._loop.time())
+            other.take_over(inference)
+        elif self._coming(inference) is not None and not self._waiting.full:
+            self._wait(inference)
         else:
             self._give_up(inference)
 
-    def _other(self, inference: Inference) -> Slot | None:
-        """A slot that can answer now, and has not failed it."""
+    def _others(self, inference: Inference, slots: Iterable[Slot]) -> Iterator[Slot]:
+        """Those that may be asked it: they have not failed it, and it is not tried for ever."""
         if inference.hand_overs >= HAND_OVERS_MAX or len(inference.failures) > 1:
-            return None
+            return
         failed = {failure.slot.target.key for failure in inference.failures}
-        for slot in self.usable:
+        for slot in slots:
             if slot.target.key not in failed and inference.version in ("", slot.version):
-                return slot
-        return None
-
-    def _hand_over(self, inference: Inference, other: Slot) -> None:
-        inference.hand_overs += 1
-        other.take_over(inference)
+                yield slot
 
     def _give_up(self, inference: Inference) -> None:
         inference.asker.answer(*settlement.last_words(inference))
@@ -228,6 +241,37 @@ class Pipeline:
     def _tell_failures(self, inference: Inference) -> None:
         for failure in inference.failures:
             self._listener.failure_counted(failure.slot)
+
+    # -- requests that wait for a slot
+
+    def _coming(self, inference: Inference) -> Slot | None:
+        """The slot that will be ready for it soon."""
+        return next((slot for slot in self._others(inference, self._chosen()) if slot.comes_back), None)
+
+    def _wait(self, inference: Inference) -> None:
+        """Nobody can answer it now: it waits for a worker that is being started again, as long as a request may take."""
+        coming = self._coming(inference)
+        if coming is None:
+            self._refuse(inference, Refused.NO_RELEASE, HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
+        elif self._waiting.full:
+            said = f"{ROOM_MAX} requests wait for {coming}, which is being started again; ask again later"
+            self._refuse(inference, Refused.QUEUE_FULL, HTTPStatus.TOO_MANY_REQUESTS, said)
+        else:
+            self._waiting.enter(inference, coming.deadline_s)
+
+    def _look_who_waits(self) -> None:
+        """Something changed: whoever can be answered is, and who cannot be any more is told so."""
+        for inference in self._waiting.all_out():
+            if inference.failures or inference.behind is not None:
+                self._find_another(inference)
+            elif not inference.asker.gone:
+                self.submit(inference)
+
+    def _waited_too_long(self, inference: Inference) -> None:
+        if inference.failures or inference.behind is not None:
+            self._give_up(inference)
+        else:
+            self._refuse(inference, Refused.NO_RELEASE, HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
 
     # -- slots
 
@@ -280,3 +324,5 @@ class Pipeline:
             self._awaited.counts.forget_sliding()
         if before and self.usable and before[0] is not self.usable[0]:
             before[0].hand_back()
+        if self._waiting:
+            self._look_who_waits()

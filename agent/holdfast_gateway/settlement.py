@@ -35,8 +35,17 @@ def faulty(slot: Slot, inference: Inference, now: float) -> None:
     first.counts.input_fault(now)
 
 
+def asked_again(inference: Inference, other: Slot, now: float) -> None:
+    """`other` is asked what was behind a loss. Where it is the same slot, started again, that is still one attempt."""
+    behind, inference.behind = inference.behind, None
+    if behind is not None and behind.target != other.target:
+        behind.counts.behind(now, answered_by_another=True)
+
+
 def unanswered(inference: Inference, now: float) -> bool:
     """Nobody is left to try it; whether a slot is to blame for that."""
+    if inference.behind is not None and not inference.failures:
+        inference.behind.counts.behind(now, answered_by_another=False)
     if len({failure.slot.target.key for failure in inference.failures}) > 1:
         inference.failures[0].slot.counts.input_fault(now)
         return False

@@ -293,6 +293,17 @@ class Slot:
         why = f" ({self.code}: {self.detail})" if self.state == "failed" else ""
         return f"{self.version} {'has failed' if self.state == 'failed' else 'is ' + self.state}{why}"
 
+    @property
+    def comes_back(self) -> bool:
+        """It was ready before, and its worker is being started again: it is worth waiting for."""
+        return self.state == "loading" and self.ready_said is not None
+
+    @property
+    def deadline_s(self) -> float:
+        """How long one request may take. The slot must have been started."""
+        assert self._facts is not None
+        return self._facts.limits.deadline_ms / 1000
+
     def memory_bytes(self) -> int:
         """Of its worker now; 0 while there is none."""
         return self._worker.memory_bytes() if self._worker is not None else 0
