@@ -7,25 +7,44 @@ over any stretch, requests received by a worker = Σ requests + Σ input_faults 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from holdfast_gateway.lifetime import Lifetime
 from holdfast_shared.assign import Target
 from holdfast_shared.histogram import Histogram, bin_of
-from holdfast_shared.wire.report import Window
+from holdfast_shared.wire.report import DRIFT_BINS_MAX, SCORE_BINS, DriftCounts, Window
+from holdfast_worker.protocol import Measured, Measuring
 
 # The sliding window's resolution: it forgets in steps of its length / 120.
 BUCKETS_MAX: Final = 120
+# Where the bins of `Sums.measured` begin: confidence at 0, then the margin's, then each feature's.
+_MARGIN: Final = SCORE_BINS
+_DRIFT: Final = 2 * SCORE_BINS
 
 
 class Sums:
-    """Plain numbers. `latency` holds the times of attempts for which the worker had its turn."""
+    """Plain numbers. `latency` holds the times of attempts for which the worker had its turn, `measured` what the worker told
+    of its answers: `_MARGIN` and `_DRIFT` say where which bins begin.
+    """
 
-    __slots__ = ("errors", "failed_over", "hangs", "input_faults", "latency", "nulls", "requests")
+    __slots__ = (
+        "agreed",
+        "errors",
+        "failed_over",
+        "hangs",
+        "input_faults",
+        "labelled",
+        "latency",
+        "measured",
+        "nulls",
+        "requests",
+    )
 
     def __init__(self) -> None:
         self.requests = self.errors = self.nulls = self.hangs = self.input_faults = self.failed_over = 0
+        self.labelled = self.agreed = 0
         self.latency: dict[int, int] = {}
+        self.measured: dict[int, int] = {}
 
     def add(self, other: Sums, sign: int) -> None:
         """Add `other`, or take it away again with sign -1."""
@@ -37,13 +56,21 @@ class Sums:
         self.failed_over += sign * other.failed_over
         for index, count in other.latency.items():
             self.latency[index] = self.latency.get(index, 0) + sign * count
+        self.labelled += sign * other.labelled
+        self.agreed += sign * other.agreed
+        for index, count in other.measured.items():
+            self.measured[index] = self.measured.get(index, 0) + sign * count
 
     def histogram(self) -> Histogram:
         return Histogram(tuple((index, self.latency[index]) for index in sorted(self.latency) if self.latency[index]))
 
     @property
     def empty(self) -> bool:
-        return not (self.requests or self.input_faults)
+        return not (self.requests or self.input_faults or self.labelled)
+
+    def bins(self, first: int, count: int) -> tuple[int, ...]:
+        """So many of `measured`, from `first` on."""
+        return tuple(self.measured.get(index, 0) for index in range(first, first + count))
 
 
 class Bad(NamedTuple):
@@ -76,6 +103,7 @@ class Counts:
         "_totals",
         "_width_s",
         "life",
+        "measuring",
         "memory_bytes_max",
         "opened_at_us",
         "pipeline",
@@ -88,6 +116,7 @@ class Counts:
         self.opened_at_us = wall_us
         self.memory_bytes_max = 0
         self.life = Lifetime()
+        self.measuring: Measuring | None = None  # what its worker said that it measures
         self._width_s = 1.0
         self._buckets: deque[_Bucket] = deque()
         self._fresh = Sums()  # of the newest bucket, and not yet in the three below: one place to write a request
@@ -139,6 +168,24 @@ class Counts:
         self._turn(now)
         self._fresh.input_faults += 1
 
+    def measured(self, told: Measured) -> None:
+        """What the worker measured of an answer that was just counted as good."""
+        bins = self._fresh.measured
+        for index in told.confidence:
+            bins[index] = bins.get(index, 0) + 1
+        for index in told.margin:
+            bins[_MARGIN + index] = bins.get(_MARGIN + index, 0) + 1
+        for number, rows in enumerate(told.drift):
+            first = _DRIFT + number * DRIFT_BINS_MAX
+            for index in rows:
+                bins[first + index] = bins.get(first + index, 0) + 1
+
+    def feedback(self, now: float, *, labelled: int, agreed: int) -> None:
+        """An application told what its predictions should have been: it counts when it is told."""
+        self._turn(now)
+        self._fresh.labelled += labelled
+        self._fresh.agreed += agreed
+
     @property
     def totals(self) -> Sums:
         """Of this gateway's life."""
@@ -184,7 +231,26 @@ class Counts:
             failed_over=sums.failed_over,
             latency=sums.histogram(),
             memory_bytes_max=self.memory_bytes_max,
+            labelled=sums.labelled,
+            agreed=sums.agreed,
+            **self._measures(sums),
         )
+
+    def _measures(self, sums: Sums) -> dict[str, Any]:
+        """Fields of a window, of a release that says what is to be measured."""
+        if self.measuring is None or not sums.measured:
+            return {}
+        drift = tuple(
+            DriftCounts(
+                feature=feature.name,
+                counts=sums.bins(_DRIFT + number * DRIFT_BINS_MAX, len(feature.expected)),
+                expected=feature.expected,
+            )
+            for number, feature in enumerate(self.measuring.features)
+        )
+        if not self.measuring.scores:
+            return {"drift": drift}
+        return {"confidence": sums.bins(0, SCORE_BINS), "margin": sums.bins(_MARGIN, SCORE_BINS), "drift": drift}
 
     def _turn(self, now: float) -> _Bucket:
         """The bucket of now."""

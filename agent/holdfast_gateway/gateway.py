@@ -229,13 +229,11 @@ class Gateway:
     def _tally_what_changed(self) -> None:
         for pipeline in self._pipelines.values():
             for slot in pipeline.slots.values():
-                counted = slot.counts.totals.requests + slot.counts.totals.input_faults
-                if counted != self._told.get((slot.name, slot.target.key), 0):
+                if _counted(slot) != self._told.get((slot.name, slot.target.key), 0):
                     self._tally(slot)
 
     def _tally(self, slot: Slot) -> None:
-        totals = slot.counts.totals
-        self._told[slot.name, slot.target.key] = totals.requests + totals.input_faults
+        self._told[slot.name, slot.target.key] = _counted(slot)
         if not self._link.connected:
             return
         window, first_bad = slot.counts.slid(self._loop.time(), wall_us=_wall_us())
@@ -297,6 +295,12 @@ class Gateway:
         while not done() and self._loop.time() < due:  # at the end only; an event for each would be noise
             self._service.alive(self._loop.time())
             await asyncio.sleep(STOP_LOOK_EVERY_S)
+
+
+def _counted(slot: Slot) -> int:
+    """Something that grows with whatever an agent should hear of."""
+    totals = slot.counts.totals
+    return totals.requests + totals.input_faults + totals.labelled
 
 
 def _wall_us() -> int:

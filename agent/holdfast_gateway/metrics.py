@@ -194,6 +194,8 @@ _OURS: Final[tuple[tuple[str, str, Callable[[Counts], int]], ...]] = (
         "Requests that were at fault themselves, or failed in both slots",
         lambda one: one.totals.input_faults,
     ),
+    ("holdfast_labelled_total", "Predictions whose true class was told", lambda one: one.totals.labelled),
+    ("holdfast_agreed_total", "Of those, the ones that were right", lambda one: one.totals.agreed),
     ("holdfast_worker_starts_total", "Workers that were started", lambda one: one.life.starts),
     ("holdfast_worker_losses_total", "Workers that crashed, hung or were killed", lambda one: one.life.losses),
 )

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from holdfast_gateway import exposition, statistics
+from holdfast_gateway import exposition, feedback, statistics
 from holdfast_gateway.http_connection import Connection
 from holdfast_gateway.http_message import Request
 from holdfast_gateway.inference import Inference, error_body
@@ -26,7 +26,7 @@ from holdfast_shared.wire.report import Isolation
 from holdfast_worker.protocol import NO_HEADER
 
 NAME: Final = "holdfast"
-EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics")
+EXTENSIONS: Final = ("binary_tensor_data", "model_repository", "statistics", "holdfast_feedback")
 # What a pipeline is to a client that asks for the platform of a model.
 PLATFORM: Final = "holdfast_pipeline"
 _GET: Final = (b"GET", b"HEAD")
@@ -54,8 +54,9 @@ _OF_MODEL: Final[dict[tuple[str, ...], str]] = {
     ("ready",): "model-ready",
     ("infer",): "infer",
     ("stats",): "stats",
+    ("feedback",): "feedback",
 }
-_METHODS: Final = {"infer": _POST, "index": _POST, "load": _POST}
+_METHODS: Final = {"infer": _POST, "index": _POST, "load": _POST, "feedback": _POST}
 
 
 @lru_cache(maxsize=512)
@@ -84,9 +85,7 @@ class OpenInference:
     `unassigned`: why it is not known which pipelines there are, while it is not; empty otherwise.
     """
 
-    def __init__(
-        self, pipelines: Mapping[str, Pipeline], isolation: Callable[[], Isolation], metrics: Metrics
-    ) -> None:
+    def __init__(self, pipelines: Mapping[str, Pipeline], isolation: Callable[[], Isolation], metrics: Metrics) -> None:
         self._pipelines = pipelines
         self._isolation = isolation
         self._metrics = metrics
@@ -128,6 +127,8 @@ class OpenInference:
                 since=time.monotonic(),
             )
             pipeline.submit(inference)
+        elif place.what == "feedback":
+            _say(connection, *feedback.take(request.body, pipeline.recent, pipeline.name, time.monotonic()))
         else:
             _say(connection, *self._about(place, pipeline))
 

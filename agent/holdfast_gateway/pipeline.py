@@ -19,12 +19,13 @@ from holdfast_gateway.counts import Bad
 from holdfast_gateway.inference import Failure, Inference, error_of
 from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
+from holdfast_gateway.recent_answers import Prediction, RecentAnswers
 from holdfast_gateway.slot import Bench, Slot
 from holdfast_gateway.waiting_room import ROOM_MAX, WaitingRoom
 from holdfast_gateway.windows import Ledger
 from holdfast_gateway.worker import Lost
 from holdfast_shared.assign import Target
-from holdfast_worker.protocol import Answer, Outcome
+from holdfast_worker.protocol import Answer, Measured, Outcome
 
 # Each hand-over of one request is a worker lost under it; after so many it is not worth another.
 HAND_OVERS_MAX: Final = 3
@@ -62,6 +63,7 @@ class Pipeline:
         self.slots: dict[str, Slot] = {}
         self.usable: tuple[Slot, ...] = ()  # those that can answer now, the first choice first
         self.refused = dict.fromkeys(Refused, 0)
+        self.recent = RecentAnswers()
         self._waiting = WaitingRoom(self._waited_too_long)
         self._quarantine = Quarantine()
         self._retiring: dict[str, Slot] = {}
@@ -175,6 +177,8 @@ class Pipeline:
             case Outcome.OK:
                 inference.asker.answer(HTTPStatus.OK, answer.header_length, answer.body)
                 settlement.answered_well(slot, inference, latency_ms, answer.compute_us, now)
+                if answer.measured is not None:
+                    self._measured(slot, answer.measured, now)
                 if slot is self._awaited:
                     self._awaited = None
                     self._listener.switched(self.name, slot.target, now)
@@ -190,6 +194,12 @@ class Pipeline:
             case Outcome.ERROR:
                 bad = Bad(error=True, hang=False, null=False, latency_ms=latency_ms, at_s=now)
                 self._try_another(inference, Failure(slot, bad, None, error_of(answer.body)))
+
+    def _measured(self, slot: Slot, measured: Measured, now: float) -> None:
+        slot.counts.measured(measured)
+        if measured.request and measured.classes:
+            prediction = Prediction(slot.counts, slot.version, measured.classes, now)
+            self.recent.remember(measured.request, prediction)
 
     def lost(self, slot: Slot, lost: Lost) -> None:
         now = self._loop.time()

@@ -137,6 +137,7 @@ class Slot:
             isolation_off=self._bench.confinement.off,
             tasks_max=self._bench.confinement.tasks_max,
             threads=settings.threads,
+            measures=True,
         )
         self._worker = Worker(f"worker {self}", load, self._facts.limits, self)
         self._losses.started(self._loop.time())
@@ -219,6 +220,7 @@ class Slot:
 
     def ready(self, ready: Ready) -> None:
         self.ready_said = ready
+        self.counts.measuring = ready.measuring
         self._become("ready")
 
     def answered(self, inference: Inference, answer: Answer, latency_ms: float) -> None:

@@ -23,7 +23,7 @@ from holdfast_gateway.losses import Loss
 from holdfast_gateway.worker_output import WorkerOutput
 from holdfast_shared.wire.release import Limits
 from holdfast_worker import protocol
-from holdfast_worker.protocol import Answer, Failed, Hello, Kind, Load, Ready, Stop
+from holdfast_worker.protocol import Answer, Failed, Hello, Kind, Load, Measured, Ready, Stop
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Worker(asyncio.BufferedProtocol):
         self._output: asyncio.BaseTransport | None = None
         self._starting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._measured: Measured | None = None
         self._greeted = self._ready = self._stopping = self._over = False
         self._next_id = 0
         self._head_since = 0.0
@@ -204,6 +205,8 @@ class Worker(asyncio.BufferedProtocol):
             if answer.id != self._next_id:
                 raise LostPlace(f"answer {answer.id} where {self._next_id} is due")
             self._next_id += 1
+            if self._measured is not None:
+                answer, self._measured = answer._replace(measured=self._measured), None
             latency_ms = (now - self._head_since) * 1000
             self._head_since = now
             self._owner.answered(self.asked.popleft(), answer, latency_ms)
@@ -218,6 +221,8 @@ class Worker(asyncio.BufferedProtocol):
                 self._ready = True
                 self._forget_timer()
                 self._owner.ready(msgspec.json.decode(body, type=Ready))
+            case Kind.MEASURED if self._ready:
+                self._measured = msgspec.json.decode(body, type=Measured)
             case Kind.FAILED if not self._ready:
                 self._refuse(msgspec.json.decode(body, type=Failed))
             case _:

@@ -99,13 +99,14 @@ def work(connection: socket.socket) -> int:
         load_ms=round((time.perf_counter() - started) * 1000, 3),
         self_test_cases=runner.self_test_cases,
         isolation=isolation,
+        measuring=runner.measuring,
     )
     channel.send(control(Kind.READY, ready))
-    serve(channel, runner)
+    serve(channel, runner, tells_measures=wanted.measures)
     return EXIT_DONE
 
 
-def serve(channel: Channel, runner: Runner) -> None:
+def serve(channel: Channel, runner: Runner, *, tells_measures: bool = False) -> None:
     """Answer in order, until STOP (what was asked before it has been answered then) or until the gateway is gone."""
     while (frame := channel.receive()) is not None:
         kind = frame[LENGTH.size]
@@ -122,7 +123,10 @@ def serve(channel: Channel, runner: Runner) -> None:
             compute_us=min(reply.compute_us, 0xFFFFFFFF),
             body_bytes=sum(map(len, reply.parts)),
         )
-        channel.send(head, *reply.parts)
+        if tells_measures and reply.measured is not None:
+            channel.send(control(Kind.MEASURED, reply.measured), head, *reply.parts)
+        else:
+            channel.send(head, *reply.parts)
 
 
 def _read(wanted: Load) -> ReleaseFiles:

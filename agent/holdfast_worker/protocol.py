@@ -6,6 +6,7 @@ versions, and the gateway names in `Load` the newest that both speak. All intege
     frame     = length u32 (of what follows) ‖ kind u8 ‖ body
     control   = JSON of one of the types below                                                       (kinds HELLO … STOP)
     ask       = id u64 ‖ wants_binary u8 ‖ header_length u32 ‖ body of the HTTP request              (kind ASK)
+    measured  = JSON array of `Measured`, about the answer that follows, where LOAD asked for it     (kind MEASURED)
     answer    = id u64 ‖ outcome u8 ‖ header_length u32 ‖ compute_us u32 ‖ body of the HTTP response (kind ANSWER)
 
 `header_length` is the `Inference-Header-Content-Length` of the binary tensor extension, or NO_HEADER when the whole body is
@@ -13,19 +14,19 @@ JSON. A body goes through as it came: the gateway never needs numpy, and a reque
 the other as the same bytes. A worker answers in the order it was asked, so a gateway may ask ahead, and the oldest
 unanswered request is the one that a crash or a hang belongs to.
 
-Version 2 has `threads` in `Load`; a worker of version 1 reads past it.
+Version 2 has `threads` in `Load`; a worker of version 1 reads past it. It reads past `measures` too, and measures nothing.
 """
 
 from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
 from holdfast_shared.wire.release import Tensor
-from holdfast_shared.wire.report import Isolation
+from holdfast_shared.wire.report import DRIFT_BINS_MAX, DRIFT_FEATURES_MAX, LABELS_MAX, SCORE_BINS, Isolation
 
 VERSION: Final = 2
 # The oldest that this code still speaks, on either side.
@@ -51,6 +52,7 @@ class Kind(IntEnum):
     STOP = 5  # gateway: answer what was asked, then exit
     ASK = 6
     ANSWER = 7
+    MEASURED = 8  # worker: what it measured of the answer that follows; only where LOAD asked for it
 
 
 class Outcome(IntEnum):
@@ -88,6 +90,40 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     isolated: dict[str, str] = {}
     isolation_off: tuple[str, ...] = ()
     tasks_max: int = TASKS_MAX
+    measures: bool = False  # this gateway knows MEASURED
+
+
+_Rows: Final = msgspec.Meta(max_length=LABELS_MAX)
+_ScoreBin = Annotated[int, msgspec.Meta(ge=0, lt=SCORE_BINS)]
+_DriftBin = Annotated[int, msgspec.Meta(ge=0, lt=DRIFT_BINS_MAX)]
+
+
+class MeasuringFeature(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature of the release's reference, and how the publisher's sample fell into its bins."""
+
+    name: str
+    expected: tuple[int, ...]
+
+
+class Measuring(msgspec.Struct, frozen=True, kw_only=True):
+    """What will be measured of every good answer."""
+
+    scores: bool = False
+    features: tuple[MeasuringFeature, ...] = ()
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Of one good answer, row by row. `request` is its id or empty; `classes` are those of the largest score; `confidence` and
+    `margin` are bins of 0…1; `drift` has each feature's bins, in the order of `Measuring`.
+    """
+
+    request: str = ""
+    classes: Annotated[tuple[int, ...], _Rows] = ()
+    confidence: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
+    margin: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
+    drift: Annotated[
+        tuple[Annotated[tuple[_DriftBin, ...], _Rows], ...], msgspec.Meta(max_length=DRIFT_FEATURES_MAX)
+    ] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +135,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float
     self_test_cases: int
     isolation: Isolation | None = None  # what it told of; a worker of an older version has no word for it
+    measuring: Measuring | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +162,7 @@ class Answer(NamedTuple):
     header_length: int
     compute_us: int
     body: memoryview
+    measured: Measured | None = None  # told by a frame of its own, before
 
 
 def agreed(oldest: int, newest: int) -> int | None:
@@ -133,7 +171,7 @@ def agreed(oldest: int, newest: int) -> int | None:
     return found if found >= max(OLDEST, oldest) else None
 
 
-def control(kind: Kind, message: Hello | Load | Ready | Failed | Stop) -> bytes:
+def control(kind: Kind, message: Hello | Load | Ready | Failed | Stop | Measured) -> bytes:
     """A control frame."""
     body = msgspec.json.encode(message)
     return LENGTH.pack(1 + len(body)) + bytes([kind]) + body

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
-from holdfast_shared import strict_json
+from holdfast_shared import reference, strict_json
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, digest_of, hex_of
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, Stage, Variant
@@ -48,6 +48,7 @@ class ReleaseFiles(NamedTuple):
     digest: str
     stages: tuple[StageFiles, ...]
     cases: bytes
+    reference: bytes | None = None
 
 
 class Folders(NamedTuple):
@@ -67,7 +68,19 @@ def read(folders: Folders, digest: str, *, environment: str, runtimes: frozenset
         raise LoadRefused(
             "not-supported", f"self_test.blob is {cases.size_bytes} bytes; at most {CASES_BYTES_MAX} are allowed"
         )
-    return ReleaseFiles(release, digest, stages, _blob(folders, cases.digest, cases.size_bytes, "self_test.blob"))
+    golden = _blob(folders, cases.digest, cases.size_bytes, "self_test.blob")
+    return ReleaseFiles(release, digest, stages, golden, _reference(folders, release))
+
+
+def _reference(folders: Folders, release: Release) -> bytes | None:
+    blob = release.reference
+    if blob is None:
+        return None
+    if blob.size_bytes > reference.SIZE_BYTES_MAX:
+        raise LoadRefused(
+            "not-supported", f"reference is {blob.size_bytes} bytes; at most {reference.SIZE_BYTES_MAX} are allowed"
+        )
+    return _blob(folders, blob.digest, blob.size_bytes, "reference")
 
 
 def _check_supported(release: Release, environment: str) -> None:

@@ -16,8 +16,9 @@ from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.release import Release, Tensor
 from holdfast_worker import fingerprint, inference_request, inference_response, release_files, self_test
 from holdfast_worker.failures import InputFault, LoadRefused, ModelRaised
+from holdfast_worker.measures import Measures
 from holdfast_worker.nulls import null_in
-from holdfast_worker.protocol import NO_HEADER, Outcome
+from holdfast_worker.protocol import NO_HEADER, Measured, Measuring, Outcome
 from holdfast_worker.release_files import Folders, ReleaseFiles
 from holdfast_worker.runtime import runtime_named
 from holdfast_worker.stages import Stages
@@ -35,6 +36,7 @@ class Reply(NamedTuple):
     header_length: int
     compute_us: int
     parts: tuple[bytes | memoryview, ...]
+    measured: Measured | None = None
 
     @property
     def body(self) -> bytes:
@@ -46,6 +48,7 @@ class Runner:
 
     __slots__ = (
         "_inputs",
+        "_measures",
         "_outputs",
         "_sentinels",
         "_stages",
@@ -68,6 +71,7 @@ class Runner:
         self._inputs = {tensor.name: tensor for tensor in stages.inputs}
         self._outputs = {tensor.name: tensor for tensor in stages.outputs}
         self._sentinels = _sentinels(files.release, self._outputs)
+        self._measures = Measures(files.release, files.reference, self._inputs, self._outputs)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -76,6 +80,11 @@ class Runner:
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         return self._stages.outputs
+
+    @property
+    def measuring(self) -> Measuring | None:
+        """What it measures of every good answer, if it does."""
+        return None if self._measures.none else self._measures.said
 
     def run(self, request: Mapping[str, Array]) -> tuple[dict[str, Array], Outcome]:
         """The outputs, and whether they are OK or NULL. Raises ModelRaised, and InputFault for bytes that are no text."""
@@ -86,6 +95,7 @@ class Runner:
     def answer(self, body: bytes | bytearray | memoryview, header_length: int, wants_binary: bool) -> Reply:
         """What became of one `infer` request, and the body of its response. Raises nothing that a request can cause."""
         compute_us = 0
+        measured = None
         try:
             request = inference_request.read(
                 memoryview(body), header_length, self._inputs, self._outputs, wants_binary=wants_binary
@@ -98,11 +108,13 @@ class Runner:
             found = inference_response.answered(
                 request, outputs, self._outputs, model=self.pipeline, version=self.version
             )
+            if outcome is Outcome.OK and not self._measures.none:
+                measured = self._measures.of(request.id, request.tensors, outputs)
         except InputFault as error:
             found, outcome = inference_response.failed(error), Outcome.INPUT_FAULT
         except ModelRaised as error:
             found, outcome = inference_response.failed(error), Outcome.ERROR
-        return Reply(outcome, found.header_length, compute_us, found.parts)
+        return Reply(outcome, found.header_length, compute_us, found.parts, measured)
 
 
 def load(

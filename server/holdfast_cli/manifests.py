@@ -15,6 +15,7 @@ from holdfast_cli import release_toml
 from holdfast_cli.faults import Fault
 from holdfast_cli.release_toml import ModelFile, ReleaseToml, VariantTable
 from holdfast_shared import golden_cases, onnx_file, strict_json
+from holdfast_shared import reference as reference_file
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import Digest, digest_of
 from holdfast_shared.wire.release import (
@@ -69,13 +70,13 @@ def build(folder: Path) -> Built:
     )
     data_set = _data_set(folder, described, found)
     self_test = _self_test(folder, described, files, found)
+    reference = _reference(folder, described, files, found)
     if found or data_set is None or self_test is None:
         raise release_toml.as_error(found)
     model = _model(described, data_set, variants)
     model_payload = strict_json.encode(model)
-    release = _release(
-        described, self_test, ModelRef(name=model.name, version=model.version, digest=digest_of(model_payload))
-    )
+    ref = ModelRef(name=model.name, version=model.version, digest=digest_of(model_payload))
+    release = _release(described, self_test, reference, ref)
     return Built(model, model_payload, release, strict_json.encode(release), files)
 
 
@@ -95,7 +96,7 @@ def _model(described: ReleaseToml, data_set: DataSet, variants: tuple[Variant, .
     )
 
 
-def _release(described: ReleaseToml, self_test: SelfTest, model: ModelRef) -> Release:
+def _release(described: ReleaseToml, self_test: SelfTest, reference: Blob | None, model: ModelRef) -> Release:
     variant = described.model.variants[0]
     answers = described.outputs or {tensor.name: tensor.name for tensor in variant.outputs}
     return Release(
@@ -115,6 +116,8 @@ def _release(described: ReleaseToml, self_test: SelfTest, model: ModelRef) -> Re
         environments=described.environments,
         limits=described.limits,
         sentinels=described.sentinels,
+        scores=described.scores or msgspec.UNSET,
+        reference=reference,
         previous_may_go=described.previous_may_go,
         agent_version_min=described.agent_version_min,
         description=described.description,
@@ -201,10 +204,31 @@ def _self_test(folder: Path, described: ReleaseToml, files: dict[Digest, Path], 
     )
 
 
+def _reference(folder: Path, described: ReleaseToml, files: dict[Digest, Path], found: list[Fault]) -> Blob | None:
+    if described.reference is None:
+        return None
+    hashed = _sent(folder, described.reference, None, "", "reference", found)
+    if hashed is None:
+        return None
+    if hashed.size_bytes > reference_file.SIZE_BYTES_MAX:
+        words = f"{described.reference} is larger than {reference_file.SIZE_BYTES_MAX} bytes"
+        found.append(Fault("reference", words))
+        return None
+    variant = described.model.variants[0]
+    wrong = reference_file.faults_in(
+        (folder / described.reference).read_bytes(),
+        {tensor.name for tensor in variant.inputs},
+        set(described.outputs) or {tensor.name for tensor in variant.outputs},
+    )
+    found += [Fault("reference", f"{described.reference}: {words}") for words in wrong]
+    files[hashed.digest] = folder / described.reference
+    return Blob(digest=hashed.digest, size_bytes=hashed.size_bytes)
+
+
 def _sent(folder: Path, name: str, stated: str | None, path: str, field: str, found: list[Fault]) -> _Hashed | None:
     """`_hash` of a file that will be uploaded: a link in somebody's folder must not publish what lies elsewhere here."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
-        found.append(Fault(f"{path}.{field}", f"{name!r} leads outside the folder; copy the file into it"))
+        found.append(Fault(_at(path, field), f"{name!r} leads outside the folder; copy the file into it"))
         return None
     return _hash(folder, name, stated, path, field, found)
 
@@ -212,10 +236,10 @@ def _sent(folder: Path, name: str, stated: str | None, path: str, field: str, fo
 def _hash(folder: Path, name: str, stated: str | None, path: str, field: str, found: list[Fault]) -> _Hashed | None:
     """SHA-256 and size of a file of the folder; a fault when it is missing, elsewhere, or not what was stated."""
     if ".." in Path(name).parts or Path(name).is_absolute():
-        found.append(Fault(f"{path}.{field}", f"{name!r} lies outside the folder"))
+        found.append(Fault(_at(path, field), f"{name!r} lies outside the folder"))
         return None
     if (folder / name).exists() and not (folder / name).is_file():  # a pipe would be waited for, a device never ends
-        found.append(Fault(f"{path}.{field}", f"{name} is no regular file"))
+        found.append(Fault(_at(path, field), f"{name} is no regular file"))
         return None
     hasher, size = hashlib.sha256(), 0
     try:
@@ -224,12 +248,16 @@ def _hash(folder: Path, name: str, stated: str | None, path: str, field: str, fo
                 hasher.update(chunk)
                 size += len(chunk)
     except OSError as error:
-        found.append(Fault(f"{path}.{field}", f"cannot read {name}: {error.strerror}"))
+        found.append(Fault(_at(path, field), f"cannot read {name}: {error.strerror}"))
         return None
     if size > BLOB_BYTES_MAX:
-        found.append(Fault(f"{path}.{field}", f"{name} has {size} bytes; at most {BLOB_BYTES_MAX} are allowed"))
+        found.append(Fault(_at(path, field), f"{name} has {size} bytes; at most {BLOB_BYTES_MAX} are allowed"))
         return None
     digest = Digest("sha256:" + hasher.hexdigest())
     if stated is not None and stated != digest:
         found.append(Fault(f"{path}.digest", f"wrong hash: {stated} is stated, {name} has {digest}"))
     return _Hashed(digest, size)
+
+
+def _at(path: str, field: str) -> str:
+    return f"{path}.{field}" if path else field

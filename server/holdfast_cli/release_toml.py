@@ -38,7 +38,7 @@ NAME: Final = "release.toml"
 SIZE_BYTES_MAX: Final = 256 * 1024
 SAMPLE: Final = "compare with deploy/sample-release/release.toml"
 # Judged from counts of requests; the others need parts that are not built yet.
-GUARDRAIL_METRICS: Final = ("latency_ms_p99", "error_rate", "null_rate")
+GUARDRAIL_METRICS: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
 
 FilePath = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
@@ -102,6 +102,7 @@ class ReleaseToml(msgspec.Struct, frozen=True, kw_only=True):
     requires: tuple[Requirement, ...] = ()
     sentinels: dict[TensorField, float] = {}
     stages: tuple[dict[str, Any], ...] = ()
+    scores: TensorField | None = None
     reference: FilePath | None = None
     previous_may_go: bool = False
     agent_version_min: VersionField | None = None
@@ -165,6 +166,12 @@ def _contradictions(described: ReleaseToml) -> list[Fault]:
     for name in described.sentinels:
         if name not in given:
             found.append(Fault(f"sentinels.{name}", f"is no output of this release; it has {', '.join(sorted(given))}"))
+    if described.scores is not None and described.scores not in given:
+        found.append(Fault("scores", f"is no output of this release; it has {', '.join(sorted(given))}"))
+    for index, guardrail in enumerate(described.guardrails):
+        needed = {"accuracy_proxy": "scores", "drift": "reference"}.get(guardrail.metric)
+        if needed is not None and getattr(described, needed) is None:
+            found.append(Fault(f"guardrails[{index}].metric", f"{guardrail.metric} needs `{needed}`"))
     return found
 
 
@@ -195,8 +202,6 @@ def _reserved(described: ReleaseToml) -> list[Fault]:
         later("stages", "a pipeline of several models; describe the one model in [model]")
     if described.requires:
         later("requires", "leave it out, and order the rollouts by hand")
-    if described.reference is not None:
-        later("reference", "drift is not watched; leave it out")
     if described.previous_may_go:
         later("previous_may_go", "`previous` is always kept; leave it out")
     if described.agent_version_min is not None:

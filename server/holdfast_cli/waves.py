@@ -14,7 +14,7 @@ from holdfast_shared.errors import Malformed, NotSupported
 from holdfast_shared.wire.command import GatePlan, WavePlan
 from holdfast_shared.wire.release import Metric
 
-GATE_METRICS: Final = ("latency_ms_p99", "error_rate", "null_rate")
+GATE_METRICS: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
 _PERCENTAGE: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,4})?%")
 _WAVE_HINT: Final = "write it like: --wave '5%' or --wave '100% region in (eu-west, us-east), ring=canary'"
 _GATE_HINT: Final = "write it like: --gate latency_ms_p99=50 or --gate error_rate=0.02"

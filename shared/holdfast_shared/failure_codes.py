@@ -15,6 +15,8 @@ class FailureCode(StrEnum):
     GUARDRAIL_LATENCY = "guardrail-latency"
     GUARDRAIL_ERROR_RATE = "guardrail-error-rate"
     GUARDRAIL_NULL_RATE = "guardrail-null-rate"
+    GUARDRAIL_ACCURACY = "guardrail-accuracy"
+    GUARDRAIL_DRIFT = "guardrail-drift"
     CRASH = "crash"
     HANG = "hang"
     CRASH_LOOP = "crash-loop"
@@ -86,6 +88,18 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "look for divisions and logarithms in preprocessing; publish a version that answers on live input",
         condemns=True,
         objective=True,
+    ),
+    _C.GUARDRAIL_ACCURACY: Meaning(
+        "of the predictions whose true class an application told, fewer were right than the release's guardrail asks for",
+        Actor.PUBLISHER,
+        "compare the labels with what the release was evaluated on; publish a version that is right on them",
+        condemns=True,
+        objective=True,
+    ),
+    _C.GUARDRAIL_DRIFT: Meaning(
+        "what the release is asked, or answers, moved away from its publisher's reference in two windows in a row",
+        Actor.PUBLISHER,
+        "look at the device's input first: a lens, a sensor, a season; if it is right, publish a version that knows it",
     ),
     _C.CRASH: Meaning(
         "a worker ended by itself; its request was answered by the other slot, and it is started again",
@@ -248,6 +262,7 @@ GUARDRAILS: Final[dict[str, FailureCode]] = {
     "latency_ms_p99": _C.GUARDRAIL_LATENCY,
     "error_rate": _C.GUARDRAIL_ERROR_RATE,
     "null_rate": _C.GUARDRAIL_NULL_RATE,
+    "accuracy_proxy": _C.GUARDRAIL_ACCURACY,
 }
 OBJECTIVE: Final = frozenset(code for code, meaning in MEANINGS.items() if meaning.objective)
 _BLAMELESS: Final = frozenset(code for code, meaning in MEANINGS.items() if not meaning.condemns)

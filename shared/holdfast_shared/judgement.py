@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from holdfast_shared.binomial import upper_tail
+from holdfast_shared.drift import Watch
 from holdfast_shared.wire.report import Window
 
 # A healthy device is judged breaching once in this many looks. Devices are many and look often, so it is small.
@@ -28,7 +29,10 @@ class Verdict(StrEnum):
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict with its evidence: `bad` of `requests`, against the share `allowed`; `chance` is the p-value."""
+    """A verdict with its evidence: `bad` of `requests`, against the share `allowed`; `chance` is the p-value.
+
+    Of drift: `bad` windows in a row, the newest with `index` of `feature` over `requests` rows, against the bound `allowed`.
+    """
 
     verdict: Verdict
     metric: str
@@ -37,12 +41,13 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     bad: int
     allowed: float
     chance: float
+    index: float = 0.0
+    feature: str = ""
 
 
 def judge(metric: str, threshold: float, window: Window, requests_min: int) -> Judgement:
     """Judge `window` (merge several first: `merged`). Raises ValueError for a metric that counts cannot answer."""
-    bad, allowed = _bad_and_allowed(metric, threshold, window)
-    total = window.requests
+    bad, total, allowed = _bad_of_total(metric, threshold, window)
     chance = upper_tail(min(bad, total), total, allowed)
     if chance < FALSE_ALARM and bad >= 2:  # a single bad request is never a breach: it may be the request
         verdict = Verdict.FAIL if total >= requests_min else Verdict.INSUFFICIENT
@@ -53,13 +58,32 @@ def judge(metric: str, threshold: float, window: Window, requests_min: int) -> J
     )
 
 
-def _bad_and_allowed(metric: str, threshold: float, window: Window) -> tuple[int, float]:
+def judge_drift(threshold: float, watch: Watch) -> Judgement:
+    """Judge what was watched. A single alarm decides nothing: the next window does."""
+    verdict = Verdict.INSUFFICIENT if not watch.judged or watch.running else Verdict.PASS
+    worst = watch.worst
+    return Judgement(
+        verdict=Verdict.FAIL if watch.drifted else verdict,
+        metric="drift",
+        threshold=threshold,
+        requests=worst.rows if worst is not None else 0,
+        bad=watch.running,
+        allowed=worst.bound if worst is not None else threshold,
+        chance=1.0,
+        index=worst.index if worst is not None else 0.0,
+        feature=worst.feature if worst is not None else "",
+    )
+
+
+def _bad_of_total(metric: str, threshold: float, window: Window) -> tuple[int, int, float]:
     match metric:
         case "latency_ms_p99":
-            return window.latency.count_above(threshold), SLOW_SHARE_ALLOWED
+            return window.latency.count_above(threshold), window.requests, SLOW_SHARE_ALLOWED
         case "error_rate":
-            return window.errors, threshold
+            return window.errors, window.requests, threshold
         case "null_rate":
-            return window.nulls, threshold
+            return window.nulls, window.requests, threshold
+        case "accuracy_proxy":
+            return window.labelled - window.agreed, window.labelled, 1 - threshold
         case _:
             raise ValueError(f"{metric} is not judged by counts of requests")

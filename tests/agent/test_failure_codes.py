@@ -33,6 +33,9 @@ PROVOKED = {
     "guardrail-error-rate": "tests/agent/core/test_departure.py::test_a_breach_in_a_trial_falls_back_at_once",
     "guardrail-null-rate": "tests/agent/test_running_device.py"
     "::test_a_release_that_goes_bad_on_live_traffic_is_left_by_the_device_itself",
+    "guardrail-accuracy": "tests/agent/test_measured_device.py"
+    "::test_a_release_whose_predictions_turn_out_wrong_is_left_by_the_device_itself",
+    "guardrail-drift": "tests/agent/test_measured_device.py::test_drift_is_told_and_takes_nothing_back",
     "crash": "tests/gateway/test_failover.py::test_a_lost_worker_says_how_it_was_lost",
     "hang": "tests/gateway/test_failover.py::test_a_lost_worker_says_how_it_was_lost",
     "crash-loop": "tests/gateway/test_failover.py::test_a_worker_that_is_lost_again_and_again_is_given_up",

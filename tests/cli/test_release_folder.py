@@ -176,12 +176,25 @@ CASES = [
         NotSupported,
     ),
     Case(
-        "reference",
+        "reference that is not there",
         'version = "1.0.0"\ndescription',
         'version = "1.0.0"\nreference = "bins.json"\ndescription',
         "reference",
-        "not supported yet",
-        NotSupported,
+        "cannot read bins.json",
+    ),
+    Case(
+        "accuracy without scores",
+        'metric = "latency_ms_p99"',
+        'metric = "accuracy_proxy"',
+        "guardrails[2].metric",
+        "accuracy_proxy needs `scores`",
+    ),
+    Case(
+        "scores of no output",
+        'version = "1.0.0"\ndescription',
+        'version = "1.0.0"\nscores = "certainty"\ndescription',
+        "scores",
+        "is no output of this release",
     ),
     Case(
         "minimum agent",

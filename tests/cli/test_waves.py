@@ -38,6 +38,7 @@ def test_a_wave_with_a_typo_names_the_option(text: str) -> None:
 
 def test_a_gate_is_a_metric_and_a_threshold() -> None:
     assert waves.gate("latency_ms_p99=50") == GatePlan(metric="latency_ms_p99", threshold=50.0)
+    assert waves.gate("drift=0.2") == GatePlan(metric="drift", threshold=0.2)
     assert waves.gate("null_rate = 0.01") == GatePlan(metric="null_rate", threshold=0.01)
 
 
@@ -50,7 +51,7 @@ def test_a_gate_is_a_metric_and_a_threshold() -> None:
         ("latency_ms_p99=inf", Malformed),
         ("latency_ms_p99=nan", Malformed),
         ("error_rate=-1", Malformed),
-        ("drift=0.2", NotSupported),
+        ("memory_bytes=1000", NotSupported),
     ],
 )
 def test_a_gate_with_a_typo_names_the_option(text: str, kind: type[HoldfastError]) -> None:

@@ -100,6 +100,8 @@ def publish(
     guardrails: tuple[Guardrail, ...] = (),
     trial: Trial | None = None,
     limits: Limits | None = None,
+    scores: str | None = None,
+    reference: bytes | None = None,
     key: PrivateKey = PUBLISHER,
     model_key: PrivateKey | None = None,
     release_changes: Mapping[str, Any] | None = None,
@@ -155,10 +157,13 @@ def publish(
             trial=trial or Trial(soak_s=0, requests_min=0),
             limits=limits or Limits(),
             sentinels=sentinels or {},
+            scores=scores or msgspec.UNSET,
+            reference=Blob(digest=digest_of(reference), size_bytes=len(reference)) if reference is not None else None,
         ),
         release_changes,
     )
-    return sealed(release, (described,), {digest_of(model): model, digest_of(cases): cases}, key, model_key)
+    blobs: dict[str, bytes] = {digest_of(blob): blob for blob in (model, cases, reference) if blob is not None}
+    return sealed(release, (described,), blobs, key, model_key)
 
 
 def sealed(

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import delete, insert
 
 from holdfast_server.core.rollout import Moment
+from holdfast_server.ingest.rows import Measures
 from holdfast_server.rollouts import commands, views
 from holdfast_server.rollouts.scheduler import Scheduler
 from holdfast_server.store import changes, outbox, schema
@@ -74,6 +75,7 @@ class Bench:
         self.scheduler = Scheduler(self, boot=BOOT)
         self.ids = itertools.count(1)
         self.digests: dict[str, str] = {}
+        self.measures: dict[str, Measures] = {}  # what each window of a version measures besides its counts
         self.devices: dict[str, Speaker] = {}
         for region in REGIONS:
             self.enrol(f"real-{region}", region, kind="real", ring="canary")
@@ -111,9 +113,10 @@ class Bench:
             )  # fmt: skip
         return digest
 
-    def publish(self, *versions: str, environments: tuple[str, ...] = ("system",)) -> None:
+    def publish(self, *versions: str, **fields: Any) -> None:
+        """`fields` of the release that are not those of every test."""
         for version in versions:
-            payload = strict_json.encode(msgspec.structs.replace(release(version), environments=environments))
+            payload = strict_json.encode(msgspec.structs.replace(release(version), **fields))
             self.digests[version] = digest_of(payload)
             with self.database.write() as connection:
                 connection.execute(
@@ -237,6 +240,7 @@ class Speaker:
         if current is None:
             return
         broken = bool({current.release.digest, current.environment} & bad)
+        measures = self.bench.measures.get(current.release.version)
         now = self.bench.now()
         connection.execute(
             insert(schema.windows).values(
@@ -244,6 +248,7 @@ class Speaker:
                 release_digest=current.release.digest, environment=current.environment, opened_at=now.at - 2 * SECOND_US,
                 closed_at=now.at, requests=30, errors=0, nulls=10 if broken else 0, hangs=0, input_faults=0,
                 failed_over=0, memory_bytes_max=0, latency='{"bins":[[100,30]]}', received_at=now.at,
+                measures=strict_json.encode(measures).decode() if measures is not None else "",
             )
         )  # fmt: skip
         if broken and self.view.previous is not None:

@@ -11,14 +11,16 @@ from typing import Final
 
 import msgspec
 
-from holdfast_agent.core import slots
+from holdfast_agent.core import departure, slots
 from holdfast_agent.core.commands import Tell
 from holdfast_agent.core.device import Device, GatewayView
 from holdfast_agent.core.events import Moment
+from holdfast_agent.core.guardrails import drift_breach, drift_rail
 from holdfast_agent.core.intent import refuge_of
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import AcknowledgeWindows, Route, Routes, SlotStatus, Status, Switched, Windows
 from holdfast_shared.assign import Target
+from holdfast_shared.drift import UNWATCHED
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.report import Window
 
@@ -100,7 +102,7 @@ def switched(device: Device, said: Switched) -> Device:
     return _confirmed(device, said.pipeline, said.target, said.at_monotonic_us)
 
 
-def windows(device: Device, said: Windows) -> Device:
+def windows(device: Device, said: Windows, now: Moment) -> Device:
     """Closed windows, each to be reported once. What is spooled already is acknowledged again."""
     if not device.gateway.heard:
         return device  # whose numbers these are is not known yet; they come again
@@ -114,7 +116,7 @@ def windows(device: Device, said: Windows) -> Device:
     for number, window in fresh.items():
         if number not in known:
             known[number] = msgspec.structs.replace(window, window=number)
-            device = _counted(device, window)
+            device = _watched(_counted(device, window), window, now)
     still = {number - first for number in spooled} & {one.window for one in said.windows}
     reported = {
         report: frozenset(number for number in numbers if number - first in still)
@@ -135,6 +137,25 @@ def _counted(device: Device, window: Window) -> Device:
     if window.closed_at < since:
         return device
     return device.with_live(window.pipeline, replace(live, counted=live.counted + window.requests))
+
+
+def _watched(device: Device, window: Window, now: Moment) -> Device:
+    """With the bins of what serves held against its reference; two windows that drift are told once."""
+    name = window.pipeline
+    serving, live = device.record.pipeline(name).serving, device.live_of(name)
+    release = device.release_of(serving) if serving is not None else None
+    rail = drift_rail(release) if release is not None else None
+    if serving is None or rail is None or not window.drift:
+        return device
+    if (serving.release.digest, serving.environment) != (window.release.digest, window.environment):
+        return device
+    before = live.watch if live.watched == serving.key else UNWATCHED
+    watch = before.seen(window.drift, rail.threshold, rail.requests_min)
+    device = device.with_live(name, replace(live, watch=watch, watched=serving.key))
+    breach = drift_breach(rail, watch)
+    if breach is None:
+        return device
+    return departure.warn(device, name, now, code=breach.code, detail=breach.detail)
 
 
 def _reserved(device: Device, numbers: Iterable[int]) -> Device:

@@ -132,6 +132,16 @@ def stay(device: Device, name: str, now: Moment, *, code: str, detail: str) -> D
     return device.with_live(name, replace(device.live_of(name), told=live.told | {key}))
 
 
+def warn(device: Device, name: str, now: Moment, *, code: str, detail: str) -> Device:
+    """Say once of what serves that it breaches a guardrail which leads nowhere by itself."""
+    target, live = device.record.pipeline(name).serving, device.live_of(name)
+    key = f"guardrail {code} {target.key if target is not None else ''}"
+    if target is None or key in live.told:
+        return device
+    device = device.telling("guardrail", now, pipeline=name, target=target, code=code, detail=detail)
+    return device.with_live(name, replace(device.live_of(name), told=live.told | {key}))
+
+
 def confirm(device: Device, name: str, now: Moment) -> Device:
     """While falling back: idle again once the gateway confirms what serves, says that it failed, or the deadline passes.
 

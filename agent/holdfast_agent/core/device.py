@@ -17,6 +17,7 @@ from holdfast_agent.core.record import PipelineRecord, Record
 from holdfast_gateway.control import Routes, SlotStatus
 from holdfast_shared.assign import Target
 from holdfast_shared.authorities import Authorities
+from holdfast_shared.drift import UNWATCHED, Watch
 from holdfast_shared.identifiers import KeyId
 from holdfast_shared.signing import PublicKey
 from holdfast_shared.wire.assignment import Assignment
@@ -108,6 +109,7 @@ class Live:
     `due_us` is the state's deadline; while it is not counted, `left_us` is what is left of it. `retry_us` is when the target
     that should serve may be tried again, `repair_us` by slot when it may be mended again.
     `counted` are requests of the trial's release in closed windows, `tallied` those in its newest tally.
+    `watch` is what its closed windows say of drift.
     `told` are things that are said once while they last, such as that the device stays where it is.
     """
 
@@ -127,6 +129,8 @@ class Live:
     staged: frozenset[str] = frozenset()
     waiting_for: str = ""
     told: frozenset[str] = frozenset()
+    watch: Watch = UNWATCHED
+    watched: str = ""  # the target that `watch` is about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

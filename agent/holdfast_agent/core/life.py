@@ -15,7 +15,7 @@ from holdfast_agent.core import backoff, deadlines, departure, slots, verificati
 from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
-from holdfast_agent.core.guardrails import breach_of
+from holdfast_agent.core.guardrails import breach_of, told_of
 from holdfast_agent.core.intent import allowed, counts, decision_of, goals_of, obstacle, usable, wanted_digests
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import CloseWindows, RetryLoad, Tallied
@@ -87,6 +87,9 @@ def tallied(device: Device, said: Tallied, now: Moment) -> Device:
     live = replace(live, tallied=said.window.requests, first_bad_us=said.first_bad_monotonic_us)
     device = device.with_live(said.pipeline, live)
     release = device.release_of(pipeline.serving)
+    if release is not None:
+        for one in told_of(release, said.window):
+            device = departure.warn(device, said.pipeline, now, code=one.code, detail=one.detail)
     breach = breach_of(release, said.window) if release is not None else None
     if breach is None or not allowed(device, said.pipeline, pipeline.serving):  # condemned before: it is being left
         return device

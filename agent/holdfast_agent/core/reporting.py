@@ -41,6 +41,8 @@ CONDEMNED_REPORTED_MAX: Final = 16
 WINDOWS_BYTES_MAX: Final = 48 * 1024
 _WINDOW_BYTES: Final = 700
 _BIN_BYTES: Final = 24
+_COUNT_BYTES: Final = 12
+_FEATURE_BYTES: Final = 320
 # Wire events are of at most 2 KiB; ours are shorter, but their number is limited all the same.
 EVENTS_AT_ONCE_MAX: Final = min(EVENTS_MAX, 24)
 
@@ -182,11 +184,18 @@ def _accepted(device: Device) -> Iterator[AcceptedDocument]:
         yield AcceptedDocument(scope=scope, pipeline=one.pipeline, epoch=one.epoch, seq=one.seq)
 
 
+def _window_bytes(window: Window) -> int:
+    """What it takes in a report, from above."""
+    scores = len(window.confidence) + len(window.margin)
+    drift = sum(_FEATURE_BYTES + _COUNT_BYTES * 2 * len(one.counts) for one in window.drift)
+    return _WINDOW_BYTES + _BIN_BYTES * len(window.latency.bins) + _COUNT_BYTES * scores + drift
+
+
 def _loads(pending: Sequence[tuple[int, Window]]) -> list[list[tuple[int, Window]]]:
     loads: list[list[tuple[int, Window]]] = []
     room = 0
     for number, window in pending:
-        size = _WINDOW_BYTES + _BIN_BYTES * len(window.latency.bins)
+        size = _window_bytes(window)
         if not loads or size > room or len(loads[-1]) == WINDOWS_MAX:
             loads.append([])
             room = WINDOWS_BYTES_MAX

@@ -118,7 +118,7 @@ def _heard(device: Device, message: FromGateway, now: Moment) -> Device:
         case Tallied():
             return life.tallied(device, message, now)
         case Windows():
-            return reporting.windows_came(dataplane.windows(device, message))
+            return reporting.windows_came(dataplane.windows(device, message, now))
         case Switched():
             return dataplane.switched(device, message)
 

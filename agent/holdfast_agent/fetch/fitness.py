@@ -15,7 +15,7 @@ from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.release import ModelVersion, Release
 
 RUNTIMES_BUILT: Final = frozenset({"onnx"})
-METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate"})
+METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
 # What one machine is called by different systems.
 _SAME: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 

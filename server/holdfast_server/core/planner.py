@@ -20,7 +20,7 @@ from holdfast_shared.errors import Malformed, NotSupported
 from holdfast_shared.judgement import FALSE_ALARM, SLOW_SHARE_ALLOWED
 from holdfast_shared.selector import Term
 from holdfast_shared.wire.command import RolloutPlan, WavePlan
-from holdfast_shared.wire.release import Release
+from holdfast_shared.wire.release import Guardrail, Release
 
 CANARY_RING: Final = {"ring": "canary"}
 DEFAULT_SHARES: Final = (100, 500, 2_000, 10_000)
@@ -30,7 +30,7 @@ DEVICES_MIN: Final = 3
 REQUESTS_MIN: Final = 100
 SOAK_S: Final = 300
 DEADLINE_S: Final = 86_400
-COUNTED: Final = ("latency_ms_p99", "error_rate", "null_rate")
+COUNTED: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
 # When a release has no guardrail that counts of requests can answer.
 DEFAULT_GATES: Final = (Gate(metric="error_rate", threshold=0.02), Gate(metric="null_rate", threshold=0.02))
 DEFECTS_SHOWN: Final = (0.01, 0.05, 0.10)
@@ -106,22 +106,40 @@ def _gates(asked: RolloutPlan, release: Release) -> tuple[Gate, ...]:
                 field=f"gates[{index}].metric",
                 next_step=f"use one of {', '.join(COUNTED)}",
             )
+        if lacking := release.lacks(gate.metric):
+            raise Malformed(
+                f"a gate on {gate.metric} gets no counts: release {release.version} declares no {lacking}",
+                field=f"gates[{index}].metric",
+                next_step=f"leave the gate out, or publish a version with {lacking}",
+            )
     if asked.gates:
         return tuple(Gate(metric=gate.metric, threshold=gate.threshold) for gate in asked.gates)
     strictest: dict[str, Gate] = {}
     for rail in release.guardrails:
         known = strictest.get(rail.metric)
-        if rail.metric in COUNTED and (known is None or rail.threshold < known.threshold):
+        if rail.metric in COUNTED and (known is None or _stricter(rail, known)):
             strictest[rail.metric] = Gate(metric=rail.metric, threshold=rail.threshold)
     return tuple(strictest[metric] for metric in sorted(strictest)) or DEFAULT_GATES
 
 
+def _stricter(rail: Guardrail, known: Gate) -> bool:
+    return rail.threshold > known.threshold if rail.metric == "accuracy_proxy" else rail.threshold < known.threshold
+
+
 def _allowed(gate: Gate) -> float:
-    return SLOW_SHARE_ALLOWED if gate.metric == "latency_ms_p99" else gate.threshold
+    """The share of requests that may be bad; of drift, its index."""
+    if gate.metric == "latency_ms_p99":
+        return SLOW_SHARE_ALLOWED
+    return 1 - gate.threshold if gate.metric == "accuracy_proxy" else gate.threshold
 
 
 def _requests_to_fail(gate: Gate) -> int:
-    """The fewest requests that, all bad, are a breach: two, or as many as chance needs. A share of 1 is never breached."""
+    """The fewest requests that, all bad, are a breach: two, or as many as chance needs. A share of 1 is never breached.
+
+    Drift has its own minimum of rows, whatever the others need.
+    """
+    if gate.metric == "drift":
+        return 0
     allowed = _allowed(gate)
     if allowed >= 1:
         return 2
@@ -132,11 +150,13 @@ def _requests_to_fail(gate: Gate) -> int:
 
 
 def _refuse_a_gate_that_cannot_fail(gate: Gate, requests_min: int) -> None:
+    if gate.metric == "drift":
+        return
     if _allowed(gate) >= 1:
         raise Malformed(
-            f"no device can breach {gate.metric} > {gate.threshold:g}: it is a share of 1",
+            f"no device can breach a {gate.metric} of {gate.threshold:g}: every request may be bad",
             field="gates",
-            next_step="give a threshold below 1",
+            next_step="give a threshold above 0" if gate.metric == "accuracy_proxy" else "give a threshold below 1",
         )
     needed = _requests_to_fail(gate)
     if requests_min < needed:

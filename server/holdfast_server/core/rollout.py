@@ -233,6 +233,10 @@ def _judged(rollout: Rollout, verdict: WaveVerdict, now: Moment) -> Step:
     wave = msgspec.structs.replace(rollout.waves[index], verdict=verdict)
     record = _with_wave(rollout, index, wave)
     match verdict.verdict:
+        case Verdict.FAIL if verdict.drift_only:  # drift stops a rollout and takes nothing back
+            if rollout.state is not State.RUNNING:
+                return Step(record)
+            return _decided(record, State.PAUSED, "rollout paused", f"it may be the data: {verdict.why}", verdict)
         case Verdict.FAIL:
             return _halted(record, wave, verdict, now)
         case Verdict.PASS if rollout.state is State.RUNNING:

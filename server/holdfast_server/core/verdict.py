@@ -3,6 +3,7 @@
 - The unit is the device. Each is judged on its own requests since the wave was released, so no old evidence passes a new wave.
 - A device fails when it breaches a gate, or when it fell back from the release or condemned it by itself.
 - The wave fails when so many failing devices among those judged are improbable were 2 % of devices simply bad.
+- Where that holds by drift alone, the wave fails without blame: it may be the data, so nothing is taken back.
 - It passes on enough devices that pass, some of them new in this wave, after the soak, and once nearly all that were seen
   lately serve the release by their own signed word. Everything else is `insufficient`: silence is not health.
 """
@@ -22,6 +23,7 @@ from holdfast_shared.judgement import Judgement, Verdict
 BAD_DEVICES_SHARE: Final = 0.02
 FLEET_FALSE_ALARM: Final = 0.01
 FAILING_MIN: Final = 2
+DRIFT: Final = "drift"
 # Of the wave's devices that were seen lately, so many must report that they serve the release.
 SERVING_SHARE_MIN: Final = 0.9
 
@@ -46,6 +48,11 @@ class DeviceEvidence(msgspec.Struct, frozen=True, kw_only=True):
             return Verdict.PASS
         return Verdict.INSUFFICIENT
 
+    @property
+    def to_blame(self) -> bool:
+        """It fails by the release's own conduct, whatever its input was."""
+        return bool(self.failure) or any(one.verdict is Verdict.FAIL and one.metric != DRIFT for one in self.judgements)
+
 
 class GateVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """One gate, or (metric `device`) devices that left the release by themselves. `evidence`: devices judged, by kind."""
@@ -64,6 +71,7 @@ class WaveVerdict(msgspec.Struct, frozen=True, kw_only=True):
     wave: int
     verdict: Verdict
     why: str
+    drift_only: bool = False  # it fails by drift alone, which may be the data: a person decides
     failing: tuple[str, ...] = ()
     judged: int = 0
     passing: int = 0
@@ -102,7 +110,9 @@ def judge_wave(
     )
     if _improbable(len(failing), judged, chance, len(members)):
         why = f"{len(failing)} of {judged} judged device(s) fail: {_causes(devices)}"
-        return msgspec.structs.replace(found, verdict=Verdict.FAIL, why=why)
+        blamed = sum(one.to_blame for one in devices)
+        by_conduct = _improbable(blamed, judged, upper_tail(blamed, judged, BAD_DEVICES_SHARE), len(members))
+        return msgspec.structs.replace(found, verdict=Verdict.FAIL, why=why, drift_only=not by_conduct)
     missing = _missing(wave, found, added=sum(one.added for one in members), soaked=soaked)
     if missing:
         return msgspec.structs.replace(found, why=missing)

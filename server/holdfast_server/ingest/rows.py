@@ -7,10 +7,20 @@ from typing import Any, Final
 import msgspec
 
 from holdfast_shared import strict_json
-from holdfast_shared.wire.report import Event, Report, Window
+from holdfast_shared.wire.report import DriftCounts, Event, Report, Window
 
 # A device whose clock was set while a window was open says that it took years. Rates are requests over time: a day at most.
 WINDOW_DURATION_MAX_US: Final = 86_400 * 1_000_000
+
+
+class Measures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a window says besides its counts of requests."""
+
+    labelled: int = 0
+    agreed: int = 0
+    confidence: tuple[int, ...] = ()
+    margin: tuple[int, ...] = ()
+    drift: tuple[DriftCounts, ...] = ()
 
 
 def seen(report: Report, now: int) -> dict[str, Any]:
@@ -62,8 +72,14 @@ def _window(report: Report, window: Window, now: int) -> dict[str, Any]:
         "failed_over": window.failed_over,
         "memory_bytes_max": window.memory_bytes_max,
         "latency": strict_json.encode(window.latency).decode(),
+        "measures": _measures(window),
         "received_at": now,
     }
+
+
+def _measures(window: Window) -> str:
+    said = Measures(**{name: getattr(window, name) for name in Measures.__struct_fields__})
+    return "" if said == Measures() else strict_json.encode(said).decode()
 
 
 def _event(report: Report, position: int, event: Event, now: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.environment import VARIABLES, Environment
 from holdfast_shared.wire.release import ModelVersion, Release, Stage, Variant
 
-METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate"})
+METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
 RUNTIMES_BUILT: Final = frozenset({"onnx"})
 _REQUEST: Final = "request"
 
@@ -79,7 +79,6 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
     for refused, field, what, then in (
         (len(release.stages) > 1, "stages", "more than one stage", "publish one stage; chain pipelines yourself"),
         (bool(release.requires), "requires", "requiring another pipeline", "leave it out"),
-        (release.reference is not None, "reference", "a reference for drift", "leave it out"),
         (release.previous_may_go, "previous_may_go", "giving up `previous` for space", "leave it out"),
         (release.agent_version_min is not None, "agent_version_min", "a minimum agent version", "leave it out"),
     ):
@@ -92,7 +91,19 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
                 field=f"guardrails[{index}].metric",
                 next_step=f"use one of {', '.join(sorted(METRICS_BUILT))}",
             )
+        if lacking := release.lacks(guardrail.metric):
+            raise Malformed(
+                f"a guardrail on {guardrail.metric} needs {lacking}",
+                field=f"guardrails[{index}].metric",
+                next_step=f"declare {lacking}, or leave the guardrail out",
+            )
     _check_wiring(release, models)
+    if release.scored is not None and release.scored not in release.outputs:
+        raise Malformed(
+            f"{release.scored!r} is no output of the release",
+            field="scores",
+            next_step=f"use one of {', '.join(sorted(release.outputs))}",
+        )
 
 
 def _check_critical(critical: Iterable[str], understood: Iterable[str]) -> None:

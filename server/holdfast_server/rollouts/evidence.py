@@ -15,11 +15,13 @@ from holdfast_server.core.plan import KIND, KIND_DEFAULT, Wave
 from holdfast_server.core.rollout import SECOND_US, Moment, Rollout
 from holdfast_server.core.standing import Condemnation
 from holdfast_server.core.verdict import DeviceEvidence, WaveVerdict, judge_wave
+from holdfast_server.ingest.rows import Measures
 from holdfast_server.rollouts.fleet import Device, Fleet
 from holdfast_server.store import schema
 from holdfast_shared import selector
+from holdfast_shared.drift import Watch
 from holdfast_shared.histogram import Histogram
-from holdfast_shared.judgement import Judgement, judge
+from holdfast_shared.judgement import Judgement, judge, judge_drift
 from holdfast_shared.wire.report import Window
 
 # A window's time is taken before its transaction commits. One that becomes visible later than this is counted only after a
@@ -30,17 +32,19 @@ LAG_US: Final = 2_000_000
 REQUESTS_COUNTED_MAX: Final = 10**9
 # Events by which a device says that it left a release for the release's own fault.
 LEFT: Final = ("fell_back", "condemned_here", "self_test_failed")
+_measures: Final[msgspec.json.Decoder[Measures]] = msgspec.json.Decoder(Measures)
 _latency: Final[msgspec.json.Decoder[Histogram]] = msgspec.json.Decoder(Histogram)
 
 
 class _Counts:
     """One device's requests to the release since the wave was released."""
 
-    __slots__ = ("bins", "errors", "judgements", "nulls", "requests")
+    __slots__ = ("agreed", "bins", "errors", "judgements", "labelled", "nulls", "requests", "watch")
 
     def __init__(self) -> None:
-        self.requests = self.errors = self.nulls = 0
+        self.requests = self.errors = self.nulls = self.labelled = self.agreed = 0
         self.bins: dict[int, int] = {}
+        self.watch = Watch()
         self.judgements: tuple[Judgement, ...] | None = None
 
     def add(self, requests: int, errors: int, nulls: int, latency: Histogram) -> None:
@@ -51,6 +55,13 @@ class _Counts:
         self.nulls += nulls
         for index, count in latency.bins:
             self.bins[index] = self.bins.get(index, 0) + count
+        self.judgements = None
+
+    def measured(self, measures: Measures, drift_threshold: float) -> None:
+        """What the same window measured."""
+        self.labelled += measures.labelled
+        self.agreed += min(measures.agreed, measures.labelled)
+        self.watch = self.watch.seen(measures.drift, drift_threshold)
         self.judgements = None
 
     def judged(self, rollout: Rollout) -> tuple[Judgement, ...]:
@@ -67,9 +78,14 @@ class _Counts:
                 errors=self.errors,
                 nulls=self.nulls,
                 latency=Histogram(tuple(sorted(self.bins.items()))),
+                labelled=self.labelled,
+                agreed=self.agreed,
             )
             self.judgements = tuple(
-                judge(gate.metric, gate.threshold, window, rollout.plan.requests_min) for gate in rollout.plan.gates
+                judge_drift(gate.threshold, self.watch)
+                if gate.metric == "drift"
+                else judge(gate.metric, gate.threshold, window, rollout.plan.requests_min)
+                for gate in rollout.plan.gates
             )
         return self.judgements
 
@@ -137,6 +153,7 @@ class Evidence:
     def _read_windows(self, connection: Connection, rollout: Rollout, released_at: int) -> None:
         table = schema.windows
         since = max(released_at, self._until - LAG_US)
+        drift = min((gate.threshold for gate in rollout.plan.gates if gate.metric == "drift"), default=0.0)
         rows = connection.execute(
             select(
                 table.c.device,
@@ -146,13 +163,16 @@ class Evidence:
                 table.c.errors,
                 table.c.nulls,
                 table.c.latency,
+                table.c.measures,
                 table.c.received_at,
-            ).where(
+            )
+            .where(
                 table.c.pipeline == rollout.plan.pipeline,
                 table.c.release_digest == rollout.plan.release.digest,
                 table.c.environment == rollout.plan.release.environment,
                 table.c.received_at > since,
             )
+            .order_by(table.c.received_at, table.c.device, table.c.window)  # drift is two windows running
         )
         for row in rows:
             key = (row.device, row.incarnation, row.window)
@@ -162,6 +182,8 @@ class Evidence:
             self._until = max(self._until, row.received_at)
             counts = self._counts.setdefault(row.device, _Counts())
             counts.add(row.requests, row.errors, row.nulls, _latency.decode(row.latency))
+            if row.measures:
+                counts.measured(_measures.decode(row.measures), drift)
         self._seen = {key: at for key, at in self._seen.items() if at > self._until - 2 * LAG_US}
 
     def _read_events(self, connection: Connection, rollout: Rollout) -> None:

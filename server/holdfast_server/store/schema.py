@@ -140,6 +140,7 @@ windows: Final = Table(
     Column("failed_over", BigInteger, nullable=False),
     Column("memory_bytes_max", BigInteger, nullable=False),
     Column("latency", Text, nullable=False),  # JSON: the histogram's bins
+    Column("measures", Text, nullable=False, server_default=""),  # JSON: `ingest.rows.Measures`, or empty for none
     Column("received_at", BigInteger, nullable=False),  # our clock
     Index(None, "pipeline", "release_digest", "received_at"),
     Index(None, "pipeline", "received_at"),

@@ -195,6 +195,20 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=R
     description: TextField = ""
     annotations: dict[str, Any] = {}
     critical: tuple[str, ...] = ()
+    # The output that holds a score of 0…1 for each class, along its last axis. Unset it is not written: what an earlier
+    # version signed is written again as it was.
+    scores: TensorField | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def scored(self) -> str | None:
+        """`scores`, or None where the release has none."""
+        return self.scores if isinstance(self.scores, str) else None
+
+    def lacks(self, metric: str) -> str:
+        """The field without which `metric` never gets a count; empty when it is there, or none is needed."""
+        if metric == "accuracy_proxy" and self.scored is None:
+            return "scores"
+        return "reference" if metric == "drift" and self.reference is None else ""
 
 
 def blobs_of(

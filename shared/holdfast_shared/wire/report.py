@@ -19,6 +19,13 @@ PAYLOAD_BYTES_MAX: Final = 128 * 1024
 ENVELOPE_BYTES_MAX: Final = 192 * 1024
 WINDOWS_MAX: Final = 64
 EVENTS_MAX: Final = 64
+# Of one release. More would crowd out the counts that a report is for.
+DRIFT_FEATURES_MAX: Final = 8
+DRIFT_BINS_MAX: Final = 16
+# Confidence and margin lie in 0…1 and are counted in so many equal bins.
+SCORE_BINS: Final = 20
+# Rows of one answer that are measured, and may be labelled.
+LABELS_MAX: Final = 64
 
 State = Literal["idle", "fetching", "staged", "self_testing", "trial", "shadowing", "falling_back"]
 EventKind = Literal[
@@ -37,6 +44,7 @@ EventKind = Literal[
     "restarted",
     "stay",
     "removed",
+    "guardrail",
 ]
 Protection = Literal["user", "priority", "memory", "tasks", "programs", "network", "system", "files"]
 Incarnation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
@@ -93,12 +101,31 @@ class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     waiting_for: TextField = ""  # why the device stays where it is, in words
 
 
+_Counts = Annotated[tuple[CounterField, ...], msgspec.Meta(min_length=2, max_length=DRIFT_BINS_MAX)]
+_ScoreBins = Annotated[tuple[CounterField, ...], msgspec.Meta(max_length=SCORE_BINS)]
+
+
+class DriftCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature of the release's `reference`: how many rows fell into each bin, here and in the publisher's sample."""
+
+    feature: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    counts: _Counts
+    expected: _Counts
+
+    def __post_init__(self) -> None:
+        if len(self.counts) != len(self.expected):
+            raise ValueError("counts and expected have the same bins")
+
+
 class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts of one slot over one stretch of time. `latency` is of every attempt that reached the worker.
 
     `requests` counts attempts at this slot; `errors` those that crashed, hung or raised; `nulls` those answered null;
     `input_faults` (4xx, or failed in both slots) count against nobody and are not in `requests`; `failed_over` are the
     requests that the other slot answered instead.
+
+    `labelled` are predictions whose true class an application told since, `agreed` those that were right. `confidence` (the
+    largest score) and `margin` (its lead) are counts of rows in SCORE_BINS equal bins of 0…1; both are empty without `scores`.
     """
 
     window: CounterField
@@ -115,6 +142,11 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed_over: CounterField = 0
     latency: Histogram = Histogram()
     memory_bytes_max: CounterField = 0
+    labelled: CounterField = 0
+    agreed: CounterField = 0
+    confidence: _ScoreBins = ()
+    margin: _ScoreBins = ()
+    drift: Annotated[tuple[DriftCounts, ...], msgspec.Meta(max_length=DRIFT_FEATURES_MAX)] = ()
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

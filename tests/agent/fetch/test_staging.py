@@ -166,7 +166,9 @@ def test_an_environment_that_may_not_or_cannot_be_used_is_refused_before_any_blo
         (
             Making(
                 release={
-                    "guardrails": (Guardrail(metric="drift", threshold=1, action="halt", requests_min=1, window_s=60),)
+                    "guardrails": (
+                        Guardrail(metric="memory_bytes", threshold=1, action="halt", requests_min=1, window_s=60),
+                    )
                 }
             ),
             "not-supported",

@@ -94,7 +94,7 @@ LOUD = [member(f"d-{n}", "eu-west", rate_per_s=5.0) for n in range(10)]
         (asked(waves=(WavePlan(share=0),)), fleet(), "waves[0].share", "no device"),
         (asked(devices_min=5), fleet(), "waves[0]", "3 device(s), fewer than the 5"),
         (asked(requests_min=2, gates=(GatePlan(metric="error_rate", threshold=0.5),)), fleet(), "requests_min", "never breach"),
-        (asked(gates=(GatePlan(metric="null_rate", threshold=1.0),)), fleet(), "gates", "share of 1"),
+        (asked(gates=(GatePlan(metric="null_rate", threshold=1.0),)), fleet(), "gates", "every request may be bad"),
         (asked(soak_s=60, deadline_s=60), fleet(), "deadline_s", "never pass"),
         (asked(requests_min=100, deadline_s=600), QUIET, "requests_min", "present rate"),
         (
@@ -119,7 +119,7 @@ def test_a_plan_that_cannot_work_is_refused(what: RolloutPlan, members: list[Mem
         asked(requests=Requests(share=100)),
         asked(windows=Windows()),
         asked(spread_s=10),
-        asked(gates=(GatePlan(metric="drift", threshold=0.2),)),
+        asked(gates=(GatePlan(metric="memory_bytes", threshold=1e9),)),
     ],
 )
 def test_what_is_reserved_is_refused_where_it_is_written(what: RolloutPlan) -> None:

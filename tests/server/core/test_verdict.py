@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,23 @@ def device(
 def several(count: int, verdict: Verdict = PASS, **more: bool | str) -> list[DeviceEvidence]:
     start = str(more.pop("start", verdict.value))
     return [device(f"{start}-{n}", verdict, **more) for n in range(count)]  # type: ignore[arg-type]
+
+
+def drifting(name: str) -> DeviceEvidence:
+    found = Judgement(
+        verdict=FAIL, metric="drift", threshold=0.2, requests=250, bad=2, allowed=0.2, chance=1.0, index=0.9
+    )
+    return msgspec.structs.replace(device(name), judgements=(*judged(PASS), found))
+
+
+def test_drift_alone_fails_a_wave_without_blame_and_beside_a_breach_with_it() -> None:
+    """It may be the data; devices that also breach another gate say that it is the release."""
+    drift = [drifting(f"d-{number}") for number in range(3)]
+    found = judge_wave(wave(3), (*GATES, ("drift", 0.2)), drift, soaked=True)
+    assert (found.verdict, found.drift_only) == (FAIL, True)
+    assert "drift on 3" in found.why
+    both = judge_wave(wave(5), (*GATES, ("drift", 0.2)), [*drift, *several(2, FAIL)], soaked=True)
+    assert (both.verdict, both.drift_only) == (FAIL, False)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_a_model_without_a_field_is_refused(shelf: Shelf, field: str) -> None:
         (
             {
                 "guardrails": (
-                    Guardrail(metric="drift", threshold=1, action="halt", requests_min=1, window_s=1),
+                    Guardrail(metric="memory_bytes", threshold=1, action="halt", requests_min=1, window_s=1),
                 )
             },
             "guardrails[0].metric",
