@@ -66,7 +66,7 @@ class Gateway:
         self._folder = configuration.folder
         self._name = secrets.token_hex(8)
         self._confinement = confinement.of(configuration.gateway)
-        self._bench = Bench(self._folder, worker_command, self._confinement)
+        self._bench = Bench(self._folder, worker_command, self._confinement, configuration.gateway.standby)
         self._ledger = Ledger()
         self._pipelines: dict[str, Pipeline] = {}
         self._leaving: list[Pipeline] = []

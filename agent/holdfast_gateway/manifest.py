@@ -15,14 +15,14 @@ import msgspec
 
 from holdfast_shared import strict_json
 from holdfast_shared.errors import Damaged, Malformed
-from holdfast_shared.identifiers import digest_of
+from holdfast_shared.identifiers import digest_of, hex_of
 from holdfast_shared.wire.environment import Environment, Settings
-from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, Limits, Release
+from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, Limits, ModelVersion, Release
 
 # Of a release without guardrails: what the agent reports as "now".
 WINDOW_S_DEFAULT: Final = 60
 _ENVELOPE_DEPTH_MAX: Final = 4
-D = TypeVar("D", Release, Environment)
+D = TypeVar("D", Release, ModelVersion, Environment)
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -30,10 +30,11 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one release. `window_s` is its longest guardrail's."""
+    """Of one release. `window_s` is its longest guardrail's; `file_bytes` are of its models' files, as far as they are known."""
 
     limits: Limits
     window_s: int
+    file_bytes: int = 0
 
 
 def read(path: Path, digest: str, pipeline: str) -> Facts:
@@ -42,12 +43,24 @@ def read(path: Path, digest: str, pipeline: str) -> Facts:
     if release.pipeline != pipeline:
         raise Damaged(f"its manifest is of pipeline {release.pipeline}, not of {pipeline}")
     longest = max((guardrail.window_s for guardrail in release.guardrails), default=WINDOW_S_DEFAULT)
-    return Facts(limits=release.limits, window_s=longest)
+    return Facts(limits=release.limits, window_s=longest, file_bytes=_file_bytes(path.parent, release))
 
 
 def settings_of(path: Path, digest: str) -> Settings:
     """The settings of the environment with that digest. Raises Damaged when what lies there is not it."""
     return _document(path, digest, Environment).settings
+
+
+def _file_bytes(manifests: Path, release: Release) -> int:
+    """The largest variant of each model. A model's manifest that cannot be read is its worker's to complain of."""
+    total = 0
+    for stage in release.stages:
+        try:
+            model = _document(manifests / hex_of(stage.model.digest), stage.model.digest, ModelVersion)
+        except Damaged:
+            continue
+        total += max(sum(file.size_bytes for file in variant.files) for variant in model.variants)
+    return total
 
 
 def _document(path: Path, digest: str, kind: type[D]) -> D:

@@ -211,6 +211,8 @@ def _entries(pipeline: Pipeline) -> list[dict[str, str]]:
             found.append({**entry, "state": "READY", "reason": ""})
         elif slot.state == "loading":
             found.append({**entry, "state": "LOADING", "reason": ""})
+        elif slot.cold:
+            found.append({**entry, "state": "UNAVAILABLE", "reason": slot.detail})
         elif slot.state == "ready":
             found.append(
                 {**entry, "state": "UNAVAILABLE", "reason": "it is in reserve, and answers no request by name"}

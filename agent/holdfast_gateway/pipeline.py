@@ -13,7 +13,7 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from holdfast_gateway import settlement
+from holdfast_gateway import settlement, standby
 from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Bad
 from holdfast_gateway.inference import Failure, Inference, error_of
@@ -21,6 +21,7 @@ from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.recent_answers import Prediction, RecentAnswers
 from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.standby import KEPT_S, Memory
 from holdfast_gateway.waiting_room import ROOM_MAX, WaitingRoom
 from holdfast_gateway.windows import Ledger
 from holdfast_gateway.worker import Lost
@@ -88,15 +89,17 @@ class Pipeline:
             self._quarantine.clear()
         if self._stopgap is not None and self._stopgap.target.key in named:
             self._stopgap = None
-        new = [self._slot(target) for key, target in named.items() if key not in self.slots]
+        for key, target in named.items():
+            if key not in self.slots:
+                self._slot(target)
         if active is not None and active.target.key not in named and wanted.serving is not None:
             self._stopgap = active
         leaving = [slot for key, slot in self.slots.items() if key not in named and slot is not self._stopgap]
         for slot in leaving:
             del self.slots[slot.target.key]
-        for slot in new:
-            if slot.state == "stopped":
-                slot.start()
+        for slot in [self.slots[key] for key in named]:
+            if slot.cold:
+                self._start_or_keep_cold(slot)
         self._settle_who_answers()
         for slot in leaving:
             self._retire(slot)
@@ -135,11 +138,44 @@ class Pipeline:
         """Once a second: measure, and try again what failed when there is nothing else."""
         for slot in self.slots.values():
             slot.measure_memory()
+        self._settle_refuge()
         if self.usable:
             return
         for slot in self._chosen():
             if slot.state == "failed" and self._loop.time() - slot.failed_at >= LAST_RESORT_S:
                 slot.start_afresh()
+
+    def _refuge(self) -> Slot | None:
+        """The slot that is refuge and nothing else."""
+        wanted = self.wanted
+        if wanted.refuge is None or wanted.refuge in (wanted.serving, wanted.testing):
+            return None
+        return self.slots.get(wanted.refuge.key)
+
+    def _start_or_keep_cold(self, slot: Slot) -> None:
+        starting = sum(other.needed_bytes for other in self.slots.values() if other.state == "loading")
+        if slot is not self._refuge() or standby.is_warm(
+            self._bench.standby, Memory.now(), slot.needed_bytes, starting
+        ):
+            slot.start()
+        else:
+            slot.keep_cold()
+
+    def _settle_refuge(self) -> None:
+        """Loaded or not, as memory comes and goes; and loaded in any case when nobody else can answer."""
+        slot = self._refuge()
+        if slot is None:
+            return
+        if slot.cold:
+            others = [other for other in self._chosen() if other is not slot]
+            if all(other.state == "failed" for other in others):
+                slot.start_on_demand()
+            elif self.usable and standby.is_warm(self._bench.standby, Memory.now(), slot.needed_bytes):
+                slot.start()
+            return
+        unused = slot.idle and slot not in self.usable[:1] and self._loop.time() - slot.used_at >= KEPT_S
+        if unused and standby.lets_go(self._bench.standby, Memory.now()):
+            slot.rest()
 
     # -- requests
 
@@ -255,8 +291,14 @@ class Pipeline:
     # -- requests that wait for a slot
 
     def _coming(self, inference: Inference) -> Slot | None:
-        """The slot that will be ready for it soon."""
-        return next((slot for slot in self._others(inference, self._chosen()) if slot.comes_back), None)
+        """The slot that will be ready for it soon: one that is being started again, or a cold one, which is started now."""
+        chosen = list(self._others(inference, self._chosen()))
+        coming = next((slot for slot in chosen if slot.comes_back), None)
+        if coming is None and not any(slot.state == "loading" for slot in chosen):
+            coming = next((slot for slot in chosen if slot.cold), None)
+            if coming is not None:
+                coming.start_on_demand()
+        return coming if coming is not None and coming.comes_back else None
 
     def _wait(self, inference: Inference) -> None:
         """Nobody can answer it now: it waits for a worker that is being started again, as long as a request may take."""

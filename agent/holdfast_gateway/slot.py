@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
+from holdfast_agent.edge.configuration import Standby
 from holdfast_agent.edge.layout import StateFolder
-from holdfast_gateway import manifest
+from holdfast_gateway import manifest, standby
 from holdfast_gateway.confinement import Confinement
 from holdfast_gateway.control import SlotState, SlotStatus
 from holdfast_gateway.counts import Counts
@@ -40,6 +41,8 @@ DETAIL_CHARACTERS_MAX: Final = 500
 # Isolated: nothing around an environment, neither variables nor the current folder, adds to what it runs. And what was built is
 # not written to: a file that nobody listed is damage.
 WORKER_IN_ENVIRONMENT: Final = ("-I", "-B", "-m", "holdfast_worker")
+# What `Status` and the repository index say of it.
+COLD: Final = "kept cold ([gateway] standby): it is started when it is needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Bench:
     folder: StateFolder
     worker_command: Sequence[str]
     confinement: Confinement = field(default_factory=Confinement)
+    standby: Standby = "auto"
     workers: set[Worker] = field(default_factory=set)
 
     def start(self, worker: Worker, environment: str, settings: Settings) -> None:
@@ -101,6 +105,7 @@ class Slot:
         self.failed_at = 0.0
         self.loads = 0
         self.ready_said: Ready | None = None
+        self.ready_at = 0.0
         self._pipeline = pipeline
         self._bench = bench
         self._loop = asyncio.get_running_loop()
@@ -110,6 +115,8 @@ class Slot:
         self._waiting: deque[Inference] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
+        self._on_demand = False  # it is cold, or was when it was last started
+        self._start_due = False  # as soon as the worker that is being stopped has ended
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -119,15 +126,18 @@ class Slot:
     def start(self) -> None:
         """Load it. Its state changes at once, and again when it is ready or has failed."""
         self._forget_timer()
-        path = self._bench.folder.manifest(self.target.release.digest)
+        if self._worker is not None:  # it was let go a moment ago
+            self._start_due = True
+            self._become("loading")
+            return
         try:
-            self._facts = manifest.read(path, self.target.release.digest, self.name)
+            facts = self._read_facts()
             settings = self._bench.settings_of(self.target.environment)
         except Damaged as error:
             self._fail(FailureCode.DAMAGED_BLOB, error.message)
             return
         if self.loads == 0:
-            self.counts.look_back(self._facts.window_s)
+            self.counts.look_back(facts.window_s)
         load = Load(
             pipeline=self.name,
             release=self.target.release.digest,
@@ -139,12 +149,38 @@ class Slot:
             threads=settings.threads,
             measures=True,
         )
-        self._worker = Worker(f"worker {self}", load, self._facts.limits, self)
+        self._worker = Worker(f"worker {self}", load, facts.limits, self)
         self._losses.started(self._loop.time())
         self.loads += 1
         self.counts.life.starts += 1
         self._bench.start(self._worker, self.target.environment, settings)
         self._become("loading")
+
+    def _read_facts(self) -> Facts:
+        """Raises Damaged."""
+        path = self._bench.folder.manifest(self.target.release.digest)
+        self._facts = manifest.read(path, self.target.release.digest, self.name)
+        return self._facts
+
+    def keep_cold(self) -> None:
+        """It is not loaded until it is needed."""
+        self._on_demand = True
+        self.detail = COLD
+
+    def start_on_demand(self) -> None:
+        """Somebody needs it now."""
+        log.info("%s is started: it is needed", self)
+        self.detail = ""
+        self.start()
+
+    def rest(self) -> None:
+        """End its worker, which has nothing to do: it is cold again."""
+        if self._worker is None or not self.idle:
+            return
+        log.info("%s is let go: little memory is left, or it is to be cold", self)
+        self.keep_cold()
+        self._become("stopped")
+        self._worker.stop()
 
     def start_afresh(self) -> None:
         """Forget that it failed, and load it again. One that is loading or ready goes on as it is."""
@@ -157,6 +193,7 @@ class Slot:
     def retire(self) -> None:
         """Ask nothing more of it; what it was asked is answered, then it ends. What is waiting goes back to the pipeline."""
         self._retired = True
+        self._start_due = False
         self._forget_timer()
         self.state = "stopped"
         self.hand_back()
@@ -220,6 +257,7 @@ class Slot:
 
     def ready(self, ready: Ready) -> None:
         self.ready_said = ready
+        self.ready_at = self._loop.time()
         self.counts.measuring = ready.measuring
         self._become("ready")
 
@@ -264,6 +302,9 @@ class Slot:
         self._worker = None
         if self._retired:
             self._pipeline.left(self)
+        elif self._start_due:
+            self._start_due = False
+            self.start()
 
     def charge(self, loss: Loss) -> None:
         """Count a loss as this slot's own; too many, and it is given up."""
@@ -297,8 +338,31 @@ class Slot:
 
     @property
     def comes_back(self) -> bool:
-        """It was ready before, and its worker is being started again: it is worth waiting for."""
-        return self.state == "loading" and self.ready_said is not None
+        """Its worker is being started again, or because it is needed: it is worth waiting for."""
+        return self.state == "loading" and (self.ready_said is not None or self._on_demand)
+
+    @property
+    def cold(self) -> bool:
+        """It is not loaded, and may be started when it is needed."""
+        return self.state == "stopped" and not self._retired
+
+    @property
+    def idle(self) -> bool:
+        """It is loaded and has nothing to do."""
+        return self.state == "ready" and self._worker is not None and not self._worker.asked and not self._waiting
+
+    @property
+    def used_at(self) -> float:
+        """When it last answered, or became ready."""
+        return max(self.ready_at, self.counts.life.answered_at_s)
+
+    @property
+    def needed_bytes(self) -> int:
+        """What its worker will take, as far as that is known."""
+        try:
+            return standby.needed_bytes((self._facts or self._read_facts()).file_bytes)
+        except Damaged:  # which starting it will tell
+            return 0
 
     @property
     def deadline_s(self) -> float:

@@ -248,6 +248,7 @@ class GatewayBench:
         worker: tuple[str, ...] = STAND_IN,
         python: tuple[str, ...] = (sys.executable,),
         popen: dict[str, Any] | None = None,
+        standby: str = "warm",
         **gateway: Any,
     ) -> None:
         """`gateway` are fields of that table; `python` and `popen` start the process in another way."""
@@ -263,7 +264,7 @@ class GatewayBench:
         self._config.write_text(
             f'[device]\nid = "d-1"\nfleet = "f"\nstate = "{self.folder.root}"\nkey = "k"\nmembership = "m"\n'
             'authorities = "a"\n[server]\nurl = "http://127.0.0.1:1"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
-            f'[gateway]\nlisten = "127.0.0.1:0"\n{more}'
+            f'[gateway]\nlisten = "127.0.0.1:0"\nstandby = "{standby}"\n{more}'
         )
 
     def start(self) -> None:

@@ -94,7 +94,7 @@ def gateway(folder: StateFolder, saved: Record | None) -> Finding:
     if other:
         do = "look again in a minute; then see its log: journalctl -u holdfast-gateway"
         return Finding(check="gateway", state="warn", said=f"it answers with {'; '.join(other)}", do=do)
-    said = ", ".join(f"{one.name} {one.version}" for one in found.pipelines) or "nothing yet"
+    said = ", ".join(f"{one.name} {one.version}" for one in found.pipelines if one.answers) or "nothing yet"
     return Finding(check="gateway", state="ok", said=f"{found.addresses.http} answers with {said}")
 
 

@@ -28,12 +28,16 @@ class Addresses(msgspec.Struct, frozen=True):
 
 
 class Answering(msgspec.Struct, frozen=True):
-    """One pipeline by the gateway's word; `version` is empty when none answers, and `reason` says why."""
+    """A release that is loaded, by the gateway's word. READY is only the one that answers; `reason` says why another does not."""
 
     name: str
     version: str
     state: str
     reason: str = ""
+
+    @property
+    def answers(self) -> bool:
+        return self.state == "READY"
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +49,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str = ""
 
     def version_of(self, pipeline: str) -> str:
-        return next((one.version for one in self.pipelines if one.name == pipeline), "")
+        return next((one.version for one in self.pipelines if one.name == pipeline and one.answers), "")
 
     def answer(self) -> dict[str, Any] | None:
         """For a program; None when no gateway runs."""
@@ -54,7 +58,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "http": self.addresses.http,
             "unix": self.addresses.unix,
-            "answers": {one.name: one.version or None for one in self.pipelines},
+            "answers": {one.name: self.version_of(one.name) or None for one in self.pipelines},
             "isolation": msgspec.to_builtins(self.isolation),
             "why_not": self.why_not,
         }
@@ -64,7 +68,10 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
             return ["gateway: none runs"]
         if self.why_not:
             return [f"gateway at {self.addresses.http}: {self.why_not}"]
-        said = [f"  {one.name}: {one.version or one.reason}" for one in self.pipelines]
+        said = [
+            f"  {one.name}: {one.version}" if one.answers else f"  {one.name}: not {one.version or 'any'}: {one.reason}"
+            for one in self.pipelines
+        ]
         first = f"gateway at {self.addresses.http} answers with" + ("" if said else " nothing yet")
         return [first, *said, *isolation_lines(self.isolation)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -51,15 +51,21 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     spool_reports_max: Annotated[int, msgspec.Meta(ge=10, le=1_000_000)] = 10_000
 
 
+# Whether the refuge is loaded before it is needed; `auto`: where the device has the memory.
+Standby = Literal["auto", "warm", "cold"]
+
+
 class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`listen` is a loopback address with a port (0: any free one) for applications on this device.
 
+    `standby`: a `warm` refuge answers at once what the serving slot cannot; a `cold` one is started then.
     `worker_…` and `isolation_off`: how workers are confined, from outside and by themselves.
     """
 
     listen: Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|\[::1\]|localhost):\d+$")] = "127.0.0.1:8000"
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1024**3)] = 64 * 1024**2
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+    standby: Standby = "auto"
     worker_user: Annotated[str, msgspec.Meta(pattern=r"^([a-z_][a-z0-9_-]{0,31})?$")] = ""
     worker_nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 1
     worker_tasks_max: Annotated[int, msgspec.Meta(ge=8, le=4096)] = 64
