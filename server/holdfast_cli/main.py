@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from holdfast_cli import decision, device, environment, key, output, publish, release, rollback, rollout
+from holdfast_cli import decision, device, environment, key, output, publish, reference, release, rollback, rollout
 from holdfast_cli.failures import EXIT_MISTAKE, exit_code
 from holdfast_cli.session import Session, root_options
 from holdfast_shared import __version__
@@ -40,6 +40,7 @@ def holdfast() -> None:
 for _command in (
     key.key,
     publish.publish,
+    reference.reference,
     release.release,
     environment.environment,
     device.device,

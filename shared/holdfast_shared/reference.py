@@ -10,7 +10,10 @@ sample are good edges. Bins never move, and counting needs whole numbers only: m
 
 from __future__ import annotations
 
+import bisect
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -65,6 +68,28 @@ def read(raw: bytes) -> Reference:
     if len(set(names)) != len(names):
         raise Malformed("two features of the reference have one name", next_step="name each once")
     return found
+
+
+def bins_of(values: Sequence[float], count: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Edges and counts of at most `count` bins that hold equal shares of the sample, where its values allow.
+
+    A value that fills a bin alone, as a pixel that is nearly always black does, gets a bin, and the others share the rest.
+    Raises ValueError for a sample from which nothing can be told.
+    """
+    if len(values) < ROWS_MIN:
+        raise ValueError(f"{len(values)} values; at least {ROWS_MIN} are needed")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("a value is not finite")
+    ordered = sorted(values)
+    wanted = (ordered[len(ordered) * number // count] for number in range(1, count))
+    edges = tuple(sorted({edge for edge in wanted if edge > ordered[0]}))
+    if not edges:
+        following = [value for value in ordered if value > ordered[0]]
+        if not following:
+            raise ValueError("all values are the same: no drift can be told from this feature")
+        edges = (following[0],)
+    places = [0, *(bisect.bisect_left(ordered, edge) for edge in edges), len(ordered)]
+    return edges, tuple(after - before for before, after in pairwise(places))
 
 
 def faults_in(raw: bytes, inputs: frozenset[str] | set[str], outputs: frozenset[str] | set[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from holdfast_shared import signing, strict_json
+from holdfast_shared import reference, signing, strict_json
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.command import ENVELOPE_BYTES_MAX, TYPE, Command, Rollback
 
@@ -41,6 +41,7 @@ def error_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
         ("key",),
         ("key", "new"),
         ("release", "compare"),
+        ("reference", "make"),
         ("device", "enrol"),
         ("rollout", "plan"),
         ("rollout", "watch"),
@@ -163,3 +164,18 @@ def test_what_signs_says_when_no_key_is_given() -> None:
     assert done.returncode == 2
     assert "holdfast: --key: " in done.stderr
     assert "HOLDFAST_KEY" in done.stderr
+
+
+def test_a_reference_is_made_from_a_sample_and_published_with_a_release(tmp_path: Path) -> None:
+    """What it prints is what `reference = "…"` takes; a sample that says nothing is refused by name."""
+    feature = {"name": "ink", "tensor": "request.image", "reduce": "mean"}
+    sample = tmp_path / "sample.json"
+    sample.write_text(json.dumps({"features": [{**feature, "values": [n / 7 for n in range(500)]}]}))
+    made = holdfast("reference", "make", sample)
+    assert made.returncode == 0, made.stderr
+    (ink,) = reference.read(made.stdout.encode()).features
+    assert (ink.name, ink.of_request, ink.counts) == ("ink", "image", (50,) * 10)
+    sample.write_text(json.dumps({"features": [{**feature, "values": [1.0] * 500}]}))
+    refused = error_of(holdfast("--json", "reference", "make", sample))
+    assert refused["field"] == "features[0]"
+    assert "all values are the same" in refused["message"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdfast_shared import reference
 from holdfast_shared.errors import Malformed
@@ -55,3 +58,24 @@ def test_names_are_distinct_and_tensors_are_the_releases() -> None:
     assert wrong == ["features[0] (ink): no tensor 'request.sound'; there are probabilities, request.image"]
     assert reference.faults_in(raw(GOOD), {"image"}, {"probabilities"}) == []
     assert reference.faults_in(b"{", {"image"}, {"probabilities"})
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=100, max_size=300), st.integers(2, 16))
+def test_bins_of_a_sample_hold_all_of_it_and_ascend(values: list[float], count: int) -> None:
+    """As many as were asked for at most, and none is counted where numpy's digitize would not count it."""
+    if len(set(values)) == 1:
+        return
+    edges, counts = reference.bins_of(values, count)
+    assert list(edges) == sorted(set(edges))
+    assert 2 <= len(counts) == len(edges) + 1 <= count
+    assert list(counts) == np.bincount(np.digitize(values, edges), minlength=len(counts)).tolist()
+
+
+def test_bins_have_equal_shares_where_values_allow() -> None:
+    assert reference.bins_of([float(n) for n in range(1000)], 10)[1] == (100,) * 10
+    edges, counts = reference.bins_of([0.0] * 900 + [float(n) for n in range(1, 101)], 10)
+    assert (edges, counts) == ((1.0,), (900, 100))
+    with pytest.raises(ValueError, match="all values are the same"):
+        reference.bins_of([1.0] * 100, 10)
+    with pytest.raises(ValueError, match="at least 100"):
+        reference.bins_of([1.0, 2.0], 10)
