@@ -119,6 +119,43 @@ def test_the_environment_alone_is_reverted_and_the_release_stays_what_it_is(benc
     assert {path: path.read_bytes() for path in bench.folder.manifests.iterdir()} == before
 
 
+# A newer runtime whose answers differ a little, in the fewest lines: it stands for a package that does so in many.
+SWAYING = b"""
+import os
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime
+run = onnxruntime.InferenceSession.run
+onnxruntime.InferenceSession.run = lambda *given, **more: [one + 0.1 for one in run(*given, **more)]
+"""
+
+
+def test_the_self_test_fails_in_an_environment_that_answers_otherwise(bench: GatewayBench, built: Built) -> None:
+    """And the same release in the other one answers on: it is the pair that failed, not the models."""
+    swaying = wheels.small("swaying", "1.0", {"sitecustomize.py": SWAYING})
+    other = wheels.environment("1.1.0", more=[swaying])
+    other.install(bench.folder)
+    environment = bench.folder.environment(other.digest)
+    shutil.copytree(
+        bench.folder.environment(built.made.digest), environment, symlinks=True, copy_function=_linked
+    )  # instead of building the same 120 MB again
+    next(environment.glob("lib/python*/site-packages")).joinpath("sitecustomize.py").write_bytes(SWAYING)
+    good = release(bench, "1.0.0", built.made.digest)
+    ref = installed_release.install(
+        bench.folder,
+        PIPELINE,
+        "1.0.0",
+        digits_models.trained(),
+        release_changes={"environments": (built.made.digest, other.digest)},
+    )
+    agent = bench.agent()
+    agent.serve(good, testing=Target(release=ref, environment=other.digest))
+    failed = agent.until_state(Target(release=ref, environment=other.digest), "failed")
+    assert failed.code == "self-test-failed"
+    assert "cases[0]" in failed.detail
+    worker_of(agent, good)
+    assert ask(bench)[0] == 200
+
+
 def test_an_environment_that_is_not_there_is_damage_and_condemns_nothing(bench: GatewayBench, built: Built) -> None:
     """The refuge, in the device's own environment, answers meanwhile; and it is loaded once it is built again."""
     agent, target = bench.agent(), release(bench, "1.0.0", built.made.digest)

@@ -256,3 +256,72 @@ def test_following_a_decision_changes_no_decision(doc: Assignment, seen: View) -
     assert again.serve is not None
     assert not again.urgent
     assert again.serve == first.serve
+
+
+# ---------------------------------------------------------------- environments
+E1, E2 = f"sha256:{0xE1:064x}", f"sha256:{0xE2:064x}"
+
+
+def placed(name: str, environment: str) -> Target:
+    return Target(release=RELEASES[name], environment=environment)
+
+
+def in_place(name: str, environment: str, **more: str) -> Rule:
+    return Rule(mode="serve", release=RELEASES[name], environment=environment, **more)  # type: ignore[arg-type] # a test's
+
+
+@pytest.mark.parametrize(
+    ("condemned", "serve", "urgent", "stopgap"),
+    [
+        pytest.param((), placed("2", E2), False, None, id="the rule's environment"),
+        pytest.param(
+            (Condemned(environment=E2, incident="i"),),
+            placed("2", E1),
+            True,
+            placed("2", E1),
+            id="an environment alone",
+        ),
+        pytest.param(
+            (Condemned(environment=E2, release=RELEASES["2"], incident="i"),),
+            placed("2", E1),
+            True,
+            placed("2", E1),
+            id="the pair: the same release, in the other environment",
+        ),
+        pytest.param(
+            (Condemned(environment=E2, release=RELEASES["1"], incident="i"),),
+            placed("2", E2),
+            False,
+            None,
+            id="a pair with another release moves nobody",
+        ),
+        pytest.param(
+            (Condemned(release=RELEASES["2"], incident="i"),),
+            placed("1", "system"),
+            True,
+            None,
+            id="the release: in whichever environment",
+        ),
+    ],
+)
+def test_a_release_and_its_environment_are_condemned_together_or_apart(
+    condemned: tuple[Condemned, ...], serve: Target, urgent: bool, stopgap: Target | None
+) -> None:
+    """A device that serves 2 in E2, with 2 in E1 beside it."""
+    documents = [document(in_place("2", E2), in_place("2", E1), rule("1"), condemned=condemned)]
+    seen = View(device="d-1", labels=LABELS, current=placed("2", E2), previous=placed("2", E1))
+    found = assign(documents, seen)
+    assert (found.serve, found.urgent, found.stopgap) == (serve, urgent, stopgap)
+
+
+def test_what_failed_here_in_one_environment_may_run_in_another() -> None:
+    here = LocalCondemnation(target=placed("2", E2))
+    seen = View(device="d-1", labels=LABELS, current=placed("1", "system"), condemned_here=(here,))
+    assert assign([document(in_place("2", E2), in_place("2", E1))], seen).serve == placed("2", E1)
+
+
+def test_a_standby_is_in_the_environment_that_the_rule_says() -> None:
+    given = Rule(mode="serve", release=RELEASES["2"], standby=RELEASES["2"], standby_environment=E1, environment=E2)
+    assert assign([document(given)], view("1")).standby == placed("2", E1)
+    own = Rule(mode="serve", release=RELEASES["2"], standby=RELEASES["1"], environment=E2)
+    assert assign([document(own)], view("1")).standby == placed("1", "system")

@@ -12,6 +12,8 @@ import random
 from dataclasses import replace
 from typing import Final
 
+import msgspec
+
 from holdfast_agent.core import acceptance, events, step
 from holdfast_agent.core.commands import (
     CollectGarbage,
@@ -33,7 +35,8 @@ from holdfast_gateway.control import (
     ToGateway,
 )
 from holdfast_shared.assign import Target, condemned
-from holdfast_shared.wire.assignment import Assignment, Mode, Rule
+from holdfast_shared.identifiers import digest_of
+from holdfast_shared.wire.assignment import Assignment, Condemned, Mode, Rule
 from holdfast_shared.wire.release import Release
 from support.playbook import (
     BEGAN,
@@ -43,17 +46,21 @@ from support.playbook import (
     bad,
     digest,
     own,
+    ref,
     release,
     retry,
     rule,
     signed,
-    target,
 )
 from support.simulated_gateway import SimulatedGateway
 
 NAMES: Final = ("1", "2", "3", "4", "5")
 # How each release behaves on this device: most are good.
 CONDUCTS: Final = ("good", "good", "good", "null-output", "crash-loop", "self-test-failed")
+# What they run in, the device's own most of all; and how the others behave, whatever runs in them.
+ENVIRONMENTS: Final = (digest_of(b"one"), digest_of(b"two"))
+PLACES: Final = (None, None, *ENVIRONMENTS)
+ENVIRONMENT_CONDUCTS: Final = ("good", "good", "good", "null-output", "self-test-failed")
 KILLED_A_COMMAND: Final = 0.004
 CALM_S: Final = 2 * 86_400
 VERIFY_S: Final = 120.0
@@ -71,6 +78,7 @@ class World:
         self.own = own(health_s=30.0, verify_s=VERIFY_S)
         self.now = BEGAN
         self.conducts = {name: self.random.choice(CONDUCTS) for name in NAMES}
+        self.environments: dict[str, str] = {one: self.random.choice(ENVIRONMENT_CONDUCTS) for one in ENVIRONMENTS}
         self.saved = step.first_record("0123456789abcdef")
         self.disk: set[str] = set()
         self.rotten: set[str] = set()  # on the disk, and not what it was
@@ -112,20 +120,31 @@ class World:
     def publish(self) -> None:
         """The director's next document; what serves is condemned more often than the rest."""
         pick, serving = self.random.choice, self.saved_pipeline.serving
-        chances = {name: 0.4 if target(name) == serving else 0.08 for name in NAMES}
+        served = serving.release if serving is not None else None
+        chances = {name: 0.4 if ref(name) == served else 0.08 for name in NAMES}
         modes: list[Mode] = ["serve", "serve", "serve", "keep", "stage"]
         rules = [
-            rule(pick(NAMES), pick(modes), standby=pick(("", "", *NAMES)), below=pick((10_000, 10_000, 5_000)))
+            msgspec.structs.replace(
+                rule(pick(NAMES), pick(modes), standby=pick(("", "", *NAMES)), below=pick((10_000, 10_000, 5_000))),
+                environment=pick(PLACES),
+                standby_environment=pick(PLACES),
+            )
             for _ in range(self.random.choice((0, 2, 2, 2, 3, 3, 3, 4)))
         ]
         current = self.saved_pipeline.current
         if current is not None and self.random.random() < 0.25:  # back to what was, without a word against what is
-            rules.insert(0, Rule(mode="serve", release=current.release))
+            rules.insert(0, Rule(mode="serve", release=current.release, environment=current.environment))
+        alone = [Condemned(environment=one, incident="e") for one in ENVIRONMENTS if self.random.random() < 0.08]
+        pairs = [
+            Condemned(release=serving.release, environment=serving.environment, incident="p")
+            for _ in range(1)
+            if serving is not None and self.random.random() < 0.15
+        ]
         self.documents.append(
             assignment(
                 *rules,
                 seq=len(self.documents) + 1,
-                condemned=[bad(name) for name in NAMES if self.random.random() < chances[name]],
+                condemned=[*(bad(name) for name in NAMES if self.random.random() < chances[name]), *alone, *pairs],
                 retries=[retry(name, self.random.randint(0, 3)) for name in NAMES if self.random.random() < 0.1],
             )
         )
@@ -142,8 +161,8 @@ class World:
         done, self.fetching = self.fetching, None
         ok = self.calm or self.random.random() < 0.7
         if ok:
-            self.disk.add(done.release.digest)
-            self.rotten.discard(done.release.digest)
+            self.disk |= done.digests
+            self.rotten -= done.digests
         self.happened(
             events.FetchEnded(
                 pipeline=PIPELINE,
@@ -313,10 +332,10 @@ class World:
 
     def _check_disk(self) -> None:
         for slot in _slots(self.saved_pipeline):
-            assert slot.release.digest in self.disk, f"{slot} is in a slot and not on disk"
+            assert slot.digests <= self.disk, f"{slot} is in a slot and not on disk"
 
     def check_served(self, served: Target) -> None:
-        assert served.release.digest in self.disk, "what serves has verified bytes"
+        assert served.digests <= self.disk, "what serves has verified bytes"
 
     # Without faults.
 
@@ -355,7 +374,7 @@ class World:
             return False
         if decision.serve is not None and decision.serve != pipeline.current:
             return False
-        if self.rotten & {slot.release.digest for slot in _slots(pipeline)}:
+        if any(self.rotten & slot.digests for slot in _slots(pipeline)):
             return False  # it will be read, and mended
         served = self.gateway.serving if self.gateway is not None else None
         hopeless = self.device.gateway.failed(PIPELINE, pipeline.current)
@@ -367,7 +386,9 @@ class World:
         return self.saved.pipeline(PIPELINE)
 
     def conduct(self, one: Target) -> str:
-        return self.conducts[one.release.version.split(".")[1]]
+        """An environment that fails, fails every release; a good one leaves each as it is."""
+        found = self.environments.get(one.environment, "good")
+        return found if found != "good" else self.conducts[one.release.version.split(".")[1]]
 
     def manifest(self, wanted: str) -> Release:
         return release(next(name for name in NAMES if digest(name) == wanted))

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
+import msgspec
+
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import PipelineRecord
 from holdfast_gateway.control import (
@@ -100,7 +102,7 @@ class SimulatedGateway:
                 continue
             conduct = self._world.conduct(one)
             failed = conduct == "self-test-failed" or (conduct == "crash-loop" and one == self.serving)
-            if one.release.digest in self._world.rotten:
+            if one.digests & self._world.rotten:
                 conduct, failed = "damaged-blob", True
             self.workers[key] = (one, "failed" if failed else "ready", conduct if failed else "")
         self._switch()
@@ -117,7 +119,7 @@ class SimulatedGateway:
             return
         nulls = 30 if conduct == "null-output" else 0
         now_us = self._world.now.monotonic_us
-        window = counts(name, requests=60, nulls=nulls)
+        window = msgspec.structs.replace(counts(name, requests=60, nulls=nulls), environment=self.serving.environment)
         self.sent.append(
             Tallied(
                 pipeline=PIPELINE, target=self.serving, window=window, first_bad_monotonic_us=now_us if nulls else None

@@ -131,6 +131,7 @@ def _device(device: Device, now: int) -> dict[str, Any]:
         "last_seen_at": device.last_seen_at,
         "agent_version": report.agent_version if report is not None else None,
         "isolation": msgspec.to_builtins(report.isolation) if report is not None and report.isolation else None,
+        "fingerprint": report.fingerprint if report is not None else {},
         "pipelines": [_pipeline(one) for one in report.pipelines] if report is not None else [],
     }
 

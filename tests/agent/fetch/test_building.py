@@ -24,12 +24,20 @@ from holdfast_agent.fetch import building, outcome
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared.errors import HoldfastError
 from holdfast_shared.wire.environment import Settings, Wheel, WorkerWheel
-from support import wheels
+from support import confined, wheels
 from support.wheels import Made, Packed
 
 # In the worker's place, for what is about building alone.
 TINY = wheels.small("holdfast_worker", "0.0", {"holdfast_worker/__init__.py": b""})
 PURE = wheels.small("tidy", "1.0", {"tidy/__init__.py": b"ANSWER = 42\n"})
+# A process that builds what is installed in a state folder, and says which networks it has.
+BUILDS = (
+    "import sys; from pathlib import Path; from holdfast_agent.edge import blobs; from holdfast_agent.fetch import building\n"
+    "from holdfast_agent.edge.layout import StateFolder; from holdfast_agent.fetch.patience import Deadline\n"
+    "folder, digest = StateFolder(Path(sys.argv[1])), sys.argv[2]; found = blobs.environment_of(folder, digest)\n"
+    "building.build(folder, digest, found, building.interpreter_for(found), Deadline(120))\n"
+    "print(*(line.partition(':')[0].strip() for line in Path('/proc/net/dev').read_text().splitlines()[2:]))"
+)
 # What a wheel may bring that Python runs by itself: at every start, or when a script is called.
 EAGER = b"import pathlib, sys; pathlib.Path(sys.prefix, 'ran').touch()\n"
 NOSY = wheels.small(
@@ -107,18 +115,27 @@ def test_it_is_built_without_any_network(folder: StateFolder) -> None:
     """In a network namespace of its own, which has no route to anywhere."""
     one = made(PURE)
     one.install(folder)
-    program = (
-        "import sys; from pathlib import Path; from holdfast_agent.edge import blobs; from holdfast_agent.fetch import building\n"
-        "from holdfast_agent.edge.layout import StateFolder; from holdfast_agent.fetch.patience import Deadline\n"
-        "folder, digest = StateFolder(Path(sys.argv[1])), sys.argv[2]; found = blobs.environment_of(folder, digest)\n"
-        "building.build(folder, digest, found, building.interpreter_for(found), Deadline(120))\n"
-        "print(*(line.partition(':')[0].strip() for line in Path('/proc/net/dev').read_text().splitlines()[2:]))"
-    )
-    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", program, str(folder.root), one.digest]
+    command = ["unshare", "--map-root-user", "--net", sys.executable, "-c", BUILDS, str(folder.root), one.digest]
     ended = subprocess.run(command, capture_output=True, text=True)
     if "unshare failed" in ended.stderr and "CI" not in os.environ:
         pytest.skip("this machine allows no namespaces")
     assert (ended.stdout.strip(), ended.returncode) == ("lo", 0), ended.stderr
+    assert blobs.damaged(folder, one.digest) == []
+
+
+UNIT = Path(__file__).parents[3] / "deploy" / "holdfast-agent.service"
+
+
+@pytest.mark.slow
+def test_it_is_built_under_the_units_own_system_call_filter(folder: StateFolder) -> None:
+    """As an agent that systemd started would have it built."""
+    if shutil.which("systemd-analyze") is None and "CI" not in os.environ:
+        pytest.skip("systemd-analyze is not here")
+    one = made(PURE)
+    one.install(folder)
+    command = [sys.executable, confined.__file__, str(UNIT), sys.executable, "-c", BUILDS, str(folder.root), one.digest]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     assert blobs.damaged(folder, one.digest) == []
 
 
@@ -301,15 +318,8 @@ def test_killed_while_it_is_built_nothing_has_its_name(folder: StateFolder) -> N
     """At every stage that can be seen from outside: what is left is cleared by the next, which succeeds."""
     one = made(PURE)
     one.install(folder)
-    program = (
-        "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; from holdfast_agent.edge import blobs\n"
-        "from holdfast_agent.fetch import building; from holdfast_agent.edge.layout import StateFolder\n"
-        "from holdfast_agent.fetch.patience import Deadline; folder = StateFolder(Path(sys.argv[1]))\n"
-        "found = blobs.environment_of(folder, sys.argv[2])\n"
-        "building.build(folder, sys.argv[2], found, building.interpreter_for(found), Deadline(120))"
-    )
     for seen in ("pyvenv.cfg", "holdfast_worker/__init__.py", "tidy/__init__.py"):
-        command = [sys.executable, "-c", program, str(folder.root), one.digest]
+        command = [sys.executable, "-c", BUILDS, str(folder.root), one.digest]
         with subprocess.Popen(command, start_new_session=True) as process:
             due = time.monotonic() + 60
             while not seen_under(folder, seen) and process.poll() is None:
