@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 
@@ -54,3 +57,39 @@ def test_encoding_is_the_same_for_equal_values() -> None:
     one = Point(1, {"b": 1.0, "a": 2.0})
     other = Point(1, {"a": 2.0, "b": 1.0})
     assert strict_json.encode(one) == strict_json.encode(other)
+
+
+_MANY_THREADS_FIRST = """
+import sys, threading
+import msgspec
+from holdfast_shared import strict_json
+
+sys.setswitchinterval(1e-6)
+
+
+def first_decodes(number):
+    inner = msgspec.defstruct(f"Inner{number}", [("a", int), ("b", dict[str, int])])
+    outer = msgspec.defstruct(f"Outer{number}", [("one", inner), ("more", tuple[inner, ...])])
+    raw = b'{"one": {"a": 1, "b": {}}, "more": [{"a": 2, "b": {"c": 3}}]}'
+    together = threading.Barrier(6)
+
+    def decode():
+        together.wait()
+        assert strict_json.decode(raw, outer, what="it", size_bytes_max=999).more[0].a == 2
+
+    threads = [threading.Thread(target=decode) for _ in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+
+
+for number in range(60):
+    first_decodes(number)
+"""
+
+
+def test_several_threads_may_be_the_first_to_decode_a_type() -> None:
+    """msgspec alone ends the whole process with SIGSEGV: a server, at its first two requests at once."""
+    done = subprocess.run([sys.executable, "-c", _MANY_THREADS_FIRST], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
