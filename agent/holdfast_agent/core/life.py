@@ -380,8 +380,10 @@ def _try_later(device: Device, name: str, now: Moment, wait_us: int) -> Device:
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     not_before, again_us = max(now.at, 0) + wait_us, now.monotonic_us + wait_us
     if goal.purpose == "repair":
-        device = device.with_pipeline(name, slots.repaired_once_more(pipeline, goal.target, not_before))
-        return device.with_live(name, replace(live, repair_us={**live.repair_us, goal.target.key: again_us}))
+        changed = slots.repaired_once_more(pipeline, goal.target, not_before)
+        waits = {one.target: live.repair_us.get(one.target, again_us) for one in changed.repairs}
+        waits[goal.target.key] = again_us
+        return device.with_pipeline(name, changed).with_live(name, replace(live, repair_us=waits))
     device = device.with_pipeline(name, slots.failed_once_more(pipeline, goal.target, not_before))
     return device.with_live(name, replace(live, retry_us=again_us))
 

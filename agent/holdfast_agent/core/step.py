@@ -164,6 +164,8 @@ def _booted(own: Own, record: Record) -> Record:
     """The record at a start: another boot than at the last one is a start of the machine, and of its gateway."""
     if own.boot == record.boot:
         return record
+    if not record.boot:  # of an agent that did not note it: nobody knows whether the machine started since
+        return msgspec.structs.replace(record, boot=own.boot)
     pipelines = {name: slots.started_in_trial(one) for name, one in record.pipelines.items()}
     return msgspec.structs.replace(record, boot=own.boot, gateway="", pipelines=pipelines)
 

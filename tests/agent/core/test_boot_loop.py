@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from holdfast_agent.core.life import STARTS_IN_TRIAL_MAX
 from holdfast_agent.core.record import Activation
 from holdfast_gateway.control import Status
@@ -78,6 +80,16 @@ def test_a_machine_whose_power_fails_twice_in_a_trial_commits_all_the_same() -> 
     device.tally(counts("2", requests=50))
     device.wait(11)
     assert (device.slots, device.pipeline.condemned_here) == (("2", "1", ""), ())
+
+
+def test_the_record_of_an_older_agent_is_no_boot() -> None:
+    """An agent that is updated in a trial finds the gateway that it left: no start is counted, and its windows stay known."""
+    device = in_trial()
+    device.record = msgspec.structs.replace(device.record, boot="")
+    gateway = device.record.gateway
+    device.start(release("1"), release("2"))
+    assert (device.pipeline.trial_starts, device.device.record.gateway) == (0, gateway)
+    assert device.device.record.boot == device.own.boot
 
 
 def test_the_next_trial_counts_from_nothing() -> None:

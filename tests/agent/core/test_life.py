@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -197,6 +199,26 @@ def test_bytes_that_rotted_condemn_nothing_and_are_fetched_again(device: Playboo
     device.failed("2", "damaged-blob", "1")
     assert device.pipeline.condemned_here == ()
     assert fetches(device.wait(10)) == ["2"]
+
+
+@pytest.mark.parametrize("code", ["not-supported", "damaged-blob"])
+def test_what_fails_for_no_fault_of_its_own_is_tried_ever_less_often(device: Playbook, code: str) -> None:
+    """Fetch and self-test would go round for ever; the waits grow, over restarts too, and nothing is condemned."""
+    device.serve("1")
+    device.assigned(rule("2"), rule("1"))
+    waits = []
+    for _ in range(5):
+        device.fetched("2")
+        device.failed("2", code, "1")
+        device.start(release("1"))
+        device.connect()
+        device.ready("1")
+        began = device.now.monotonic_us
+        while not fetches(device.wait(1)):
+            assert device.now.monotonic_us - began < 3600 * SECOND
+        waits.append(device.now.monotonic_us - began)
+    assert all(longer > 1.5 * shorter for shorter, longer in pairwise(waits))
+    assert device.pipeline.condemned_here == ()
 
 
 def test_a_gateway_that_does_not_answer_a_self_test_condemns_nothing(device: Playbook) -> None:
