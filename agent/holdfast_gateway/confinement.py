@@ -1,4 +1,4 @@
-"""How the gateway confines its workers from outside: another user, less priority; and what is true of all of them together.
+"""How the gateway confines its workers from outside: another user, a control group; and what is true of all of them together.
 
 The worker shuts itself in further (`holdfast_worker/isolation`), and tells what it applied in READY.
 """
@@ -6,7 +6,6 @@ The worker shuts itself in further (`holdfast_worker/isolation`), and tells what
 from __future__ import annotations
 
 import logging
-import os
 import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,12 +21,13 @@ from holdfast_worker.protocol import TASKS_MAX
 log = logging.getLogger(__name__)
 
 NOT_ASKED: Final = "workers run as the gateway's user: [gateway] worker_user names none"
-TURNED_OFF: Final = "turned off by [gateway] isolation_off"
 # What a worker applies to itself, and one of an older version has no word for.
-BY_ITSELF: Final[tuple[Protection, ...]] = ("memory", "tasks", "programs", "network", "system", "files")
+BY_ITSELF: Final[tuple[Protection, ...]] = ("priority", "memory", "tasks", "programs", "network", "system", "files")
 SILENT: Final = "a worker of an older version does not say how it is confined"
 # CAP_KILL, CAP_SETGID, CAP_SETUID: to become another user, and to end what did.
 _NEEDED: Final = 1 << 5 | 1 << 6 | 1 << 7
+_PR_CAP_AMBIENT: Final = 47
+_CLEAR_ALL: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class Confinement:
     told: Isolation = field(default_factory=Isolation)
 
     def hold(self, pid: int, *, memory_bytes_max: int) -> Group | None:
-        """Confine a process that was just started, before it has threads: less priority, and its control group if it has one."""
-        _lower_priority(pid, self.nice)
+        """Put a process that was just started into a control group of its own, if there are any."""
         if self.groups is None:
             return None
         return self.groups.hold(pid, memory_bytes_max=memory_bytes_max, tasks_max=self.tasks_max)
@@ -70,14 +69,9 @@ def of(asked: configuration.Gateway) -> Confinement:
         applied["user"] = asked.worker_user
     else:
         degraded["user"] = lacking
-    nice = asked.worker_nice if "priority" not in asked.isolation_off else 0
-    if nice:
-        applied["priority"] = f"nice {nice}"
-    else:
-        degraded["priority"] = TURNED_OFF if asked.worker_nice else "[gateway] worker_nice is 0"
     return Confinement(
         account=account,
-        nice=nice,
+        nice=asked.worker_nice,
         tasks_max=asked.worker_tasks_max,
         off=asked.isolation_off,
         groups=_groups(asked.isolation_off),
@@ -97,14 +91,6 @@ def together(one: Isolation, more: Iterable[Isolation | None]) -> Isolation:
     return Isolation(applied={name: how for name, how in applied.items() if name not in degraded}, degraded=degraded)
 
 
-def _lower_priority(pid: int, nice: int) -> None:
-    if nice:
-        try:
-            os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
-        except OSError as error:
-            log.warning("worker %d keeps its priority: %s", pid, error)
-
-
 def _groups(off: tuple[str, ...]) -> ControlGroups | None:
     try:
         found = control_groups.find(off=off)
@@ -122,8 +108,15 @@ def _account(name: str) -> tuple[Account | None, str]:
         found = pwd.getpwnam(name)
     except KeyError:
         return _refused(f"[gateway] worker_user: there is no user {name}")
-    if os.geteuid() != 0 or not _may_change_users():
-        return _refused(f"[gateway] worker_user: this gateway may not start a process as {name}: run it as root")
+    if _capabilities("CapEff") & _NEEDED != _NEEDED:
+        return _refused(
+            f"[gateway] worker_user: this gateway may not start a process as {name}: see deploy/worker-user.conf"
+        )
+    if _capabilities("CapAmb"):
+        # Kept by this process, and not handed on: a worker that inherited them could become anybody.
+        from holdfast_worker.isolation import libc  # noqa: PLC0415 - ctypes is a megabyte, for this alone
+
+        libc.prctl(_PR_CAP_AMBIENT, _CLEAR_ALL)
     return Account(found.pw_uid, found.pw_gid), ""
 
 
@@ -132,8 +125,9 @@ def _refused(why: str) -> tuple[None, str]:
     return None, why
 
 
-def _may_change_users() -> bool:
+def _capabilities(name: str) -> int:
+    """A set of them as /proc says it."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16) & _NEEDED == _NEEDED
-    return False
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1], 16)
+    return 0

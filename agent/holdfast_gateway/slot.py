@@ -148,6 +148,7 @@ class Slot:
             tasks_max=self._bench.confinement.tasks_max,
             threads=settings.threads,
             measures=True,
+            nice=self._bench.confinement.nice,
         )
         self._worker = Worker(f"worker {self}", load, facts.limits, self)
         self._losses.started(self._loop.time())

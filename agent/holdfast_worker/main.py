@@ -162,7 +162,7 @@ def _shut_in(wanted: Load, memory_bytes_max: int) -> Isolation:
             f"limits.memory_bytes_max is {memory_bytes_max}, and this worker holds {needed} before it has a model: raise it",
         )
     return confine(
-        Asked(off=frozenset(wanted.isolation_off), isolated=wanted.isolated),
+        Asked(nice=wanted.nice, off=frozenset(wanted.isolation_off), isolated=wanted.isolated),
         memory_bytes_max=memory_bytes_max,
         tasks_max=wanted.tasks_max,
     )

@@ -90,6 +90,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     isolated: dict[str, str] = {}
     isolation_off: tuple[str, ...] = ()
     tasks_max: int = TASKS_MAX
+    nice: int = 0
     measures: bool = False  # this gateway knows MEASURED
 
 

@@ -62,6 +62,24 @@ def test_the_readme_states_how_exposed_they_are(analyze: Path, unit: Path) -> No
     assert ended.returncode == 0, ended.stdout.splitlines()[-1]
 
 
+def test_so_it_does_of_the_gateway_whose_workers_are_another_user(analyze: Path, tmp_path: Path) -> None:
+    """The drop-in's settings after the unit's own, as systemd reads them; and systemd finds no fault in them."""
+    stated = re.search(r"with `worker-user.conf` \| ([0-9.]+)", (DEPLOY / "README.md").read_text())
+    assert stated is not None
+    drop_in = (DEPLOY / "worker-user.conf").read_text().partition("[Service]\n")[2]
+    unit = tmp_path / GATEWAY.name
+    text = GATEWAY.read_text().replace("/opt/holdfast/bin", str(Path(sys.executable).parent))
+    unit.write_text(text.replace("[Install]", f"{drop_in}\n[Install]"))
+    (tmp_path / SOCKET.name).write_text(SOCKET.read_text())
+    threshold = f"--threshold={round(float(stated.group(1)) * 10)}"
+    for command in (["security", "--offline=true", threshold, str(unit)], ["verify", "--man=no", str(unit)]):
+        ended = subprocess.run([str(analyze), "--no-pager", *command], capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    calls = confined.allowed_by(unit)
+    assert {"setreuid", "setregid", "setgroups"} <= calls, "what subprocess calls to become another user"
+    assert not {"setreuid", "setgroups"} & confined.allowed_by(GATEWAY)
+
+
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
 def test_no_service_is_ever_given_up(unit: Path) -> None:
     """Started again whatever ended it, as often as it takes; nor does one that is killed for memory take the unit with it."""

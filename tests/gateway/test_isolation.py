@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import sys
 import tempfile
@@ -110,8 +111,7 @@ def test_workers_run_as_their_own_user_with_less_priority(tmp_path: Path) -> Non
     ):
         came = after_one_blank_image(bench)
         assert came.answered_by == "1.2.0"
-        status = Path(f"/proc/{came.status.worker_pid}/status").read_text()
-        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        fields = status_of(came.status.worker_pid)
         assert fields["Uid"].split() == [str(AS_NOBODY["user"])] * 4
         assert fields["Groups"].split() == [str(os.getegid())]
         assert int(fields["CapEff"], 16) == 0
@@ -128,6 +128,32 @@ def test_workers_run_as_their_own_user_with_less_priority(tmp_path: Path) -> Non
             "system": "seccomp",
             "files": told(came.agent).applied["files"],
         }
+
+
+def test_a_gateway_with_three_rights_of_root_keeps_them_to_itself() -> None:
+    """As deploy/worker-user.conf runs it: it starts and kills workers of another user, who inherit nothing."""
+    python = python_for_all()
+    rights = "+setuid,+setgid,+kill"
+    become = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", f"--inh-caps={rights}")
+    with (
+        open_folder() as root,
+        running_gateway(
+            root,
+            worker=(python, "-m", "holdfast_worker"),
+            worker_user="daemon",
+            python=(*become, f"--ambient-caps={rights}", python),
+            popen={"env": {**os.environ, "PYTHONPATH": packages(Path(__file__).parents[1])}},
+        ) as bench,
+    ):
+        limits = Limits(deadline_ms=1500, load_deadline_s=60)
+        came = after_one_blank_image(bench, digits_models.hangs_on_some(), limits)
+        assert (came.answered_by, came.window.hangs, came.window.failed_over) == ("1.0.0", 1, 1)
+        worker = came.agent.until_state(came.good, "ready").worker_pid
+        fields = status_of(worker)
+        assert fields["Uid"].split() == [str(pwd.getpwnam("daemon").pw_uid)] * 4
+        assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")} == {0}
+        assert int(status_of(bench.pid)["CapEff"], 16) == 0b11100000
+        assert told(came.agent).degraded == {}
 
 
 def test_a_gateway_that_may_not_change_users_serves_and_says_so() -> None:
@@ -155,6 +181,11 @@ def test_a_user_that_is_not_there_is_told(tmp_path: Path) -> None:
     with running_gateway(tmp_path, worker=SHIPPED, worker_user="no-such-user") as bench:
         came = after_one_blank_image(bench)
         assert told(came.agent).degraded["user"] == "[gateway] worker_user: there is no user no-such-user"
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
 
 class open_folder:  # noqa: N801 - used as a function

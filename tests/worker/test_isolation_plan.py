@@ -9,13 +9,13 @@ import pytest
 from holdfast_shared.wire.report import Isolation
 from holdfast_worker.isolation.plan import NOT_COUNTED_ALONE, TURNED_OFF, Asked, Offered, Step, plan
 
-BY_ITSELF: Final = {"memory", "tasks", "programs", "network", "system", "files"}
+BY_ITSELF: Final = {"priority", "memory", "tasks", "programs", "network", "system", "files"}
 
 
 def planned(
-    *, off: tuple[str, ...] = (), isolated: dict[str, str] | None = None, **offered: Any
+    *, off: tuple[str, ...] = (), isolated: dict[str, str] | None = None, nice: int = 3, **offered: Any
 ) -> tuple[Any, Isolation]:
-    asked = Asked(off=frozenset(off), isolated=isolated or {})
+    asked = Asked(nice=nice, off=frozenset(off), isolated=isolated or {})
     found = plan(asked, Offered(**{"landlock": 7, "failed": {}, **offered}))
     return found, found.told
 
@@ -24,6 +24,7 @@ def test_a_machine_that_has_everything_applies_everything() -> None:
     found, told = planned(isolated={"user": "holdfast-worker"})
     assert told.degraded == {}
     assert told.applied == {
+        "priority": "nice 3",
         "memory": "RLIMIT_DATA",
         "tasks": "RLIMIT_NPROC",
         "programs": "seccomp",
@@ -50,7 +51,15 @@ def test_every_protection_is_either_applied_or_degraded_with_a_reason(offered: A
 def test_each_step_forbids_nothing_that_a_later_one_needs() -> None:
     """The filter is last, and no new privileges come before what the kernel grants only with them."""
     found, _ = planned(isolated={"user": "w"})
-    assert found.steps == (Step.CORE, Step.DATA, Step.TASKS, Step.NO_NEW_PRIVILEGES, Step.LANDLOCK, Step.SECCOMP)
+    assert found.steps == (
+        Step.PRIORITY,
+        Step.CORE,
+        Step.DATA,
+        Step.TASKS,
+        Step.NO_NEW_PRIVILEGES,
+        Step.LANDLOCK,
+        Step.SECCOMP,
+    )
 
 
 def test_what_the_gateway_applied_is_not_applied_again() -> None:
@@ -90,3 +99,9 @@ def test_what_is_turned_off_is_told_as_that_and_leaves_the_others(name: str) -> 
 def test_a_filter_with_nothing_to_refuse_is_not_loaded() -> None:
     found, _ = planned(off=("programs", "network", "system"))
     assert Step.SECCOMP not in found.steps
+
+
+def test_no_priority_is_asked_for_by_nice_0() -> None:
+    found, told = planned(nice=0, isolated={"user": "w"})
+    assert told.degraded == {"priority": "[gateway] worker_nice is 0"}
+    assert Step.PRIORITY not in found.steps

@@ -16,6 +16,7 @@ def confine(asked: Asked, *, memory_bytes_max: int, tasks_max: int) -> Isolation
     offered = _offered()
     filtered: frozenset[Protection] = frozenset()
     carry_out: dict[Step, Callable[[], None]] = {
+        Step.PRIORITY: lambda: limits.lower_priority(asked.nice),
         Step.CORE: _crash_cheaply,
         Step.DATA: lambda: limits.bound_memory(memory_bytes_max),
         Step.TASKS: lambda: limits.bound_tasks(tasks_max),

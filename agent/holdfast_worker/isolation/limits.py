@@ -1,4 +1,4 @@
-"""What setrlimit can bound. Hard limits: this process cannot raise them again, unless it runs as root.
+"""What setrlimit and nice can bound. Hard limits: this process cannot raise them again, unless it runs as root.
 
 RLIMIT_DATA counts private writable memory, touched or not: heap, arenas, weights, thread stacks. Not RLIMIT_AS: that counts
 code and reservations too, of which numpy and a model runtime make hundreds of megabytes and use none (measured in the README).
@@ -6,6 +6,7 @@ code and reservations too, of which numpy and a model runtime make hundreds of m
 
 from __future__ import annotations
 
+import os
 import resource
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,11 @@ def no_core_dumps() -> None:
 def first_to_go() -> None:
     """When the whole device runs out of memory, let the kernel choose this process before any other."""
     Path("/proc/self/oom_score_adj").write_bytes(_OOM_SCORE)
+
+
+def lower_priority(nice: int) -> None:
+    """Below what the gateway has, by so much."""
+    os.nice(nice)
 
 
 def bound_memory(bytes_max: int) -> None:

@@ -22,6 +22,7 @@ NOT_COUNTED_ALONE = (
 class Step(StrEnum):
     """One mechanism, in the order in which they are applied: each may forbid what the ones before it need."""
 
+    PRIORITY = "priority"
     CORE = "core"  # RLIMIT_CORE 0, and the first to be chosen when memory runs out
     DATA = "data"  # RLIMIT_DATA
     TASKS = "tasks"  # RLIMIT_NPROC
@@ -35,6 +36,7 @@ class Step(StrEnum):
 class Asked:
     """`isolated` is what the gateway applied from outside, by protection; `off` what its configuration turns off."""
 
+    nice: int = 0
     off: frozenset[str] = frozenset()
     isolated: Mapping[str, str]
 
@@ -75,6 +77,9 @@ def plan(asked: Asked, offered: Offered) -> Plan:
             applied[protection] = mechanism
             steps.update(needed)
 
+    not_asked = "" if asked.nice else "[gateway] worker_nice is 0"
+    lacking = not_asked or offered.failed.get(Step.PRIORITY, "")
+    settle("priority", f"nice {asked.nice}", lacking, Step.PRIORITY)
     given = asked.isolated
     if "memory" in given:
         settle("memory", given["memory"], "")
