@@ -36,6 +36,7 @@ from holdfast_worker.protocol import (
 )
 
 if TYPE_CHECKING:
+    from holdfast_worker.isolation.confine import Begun
     from holdfast_worker.release_files import ReleaseFiles
     from holdfast_worker.release_runner import Runner
 
@@ -84,8 +85,9 @@ def work(connection: socket.socket) -> int:
         raise LostPlace(f"LOAD cannot be read: {error}") from error
     started = time.perf_counter()
     try:
+        begun = _begin_isolation(wanted)
         files = _read(wanted)
-        isolation = _shut_in(wanted, files.release.limits.memory_bytes_max)
+        isolation = _finish_isolation(begun, files.release.limits.memory_bytes_max)
         # Only now: a thread that ran before would have kept more of the view than the others.
         exit_when_peer_is_gone(connection)
         runner = _start(files, wanted.threads)
@@ -149,11 +151,18 @@ def _read(wanted: Load) -> ReleaseFiles:
     return files
 
 
-def _shut_in(wanted: Load, memory_bytes_max: int) -> Isolation:
-    """Confine this process: before a stranger's model first computes, after all that needs more than a model may."""
-    from holdfast_worker.isolation import limits  # noqa: PLC0415 - with ctypes, which numpy has loaded by now
-    from holdfast_worker.isolation.confine import confine  # noqa: PLC0415
+def _begin_isolation(wanted: Load) -> Begun:
+    """Before the runtime and its libraries are imported: in an environment of a publisher's they are a stranger's, too."""
+    from holdfast_worker.isolation.confine import begin  # noqa: PLC0415 - with ctypes, which numpy would load anyway
     from holdfast_worker.isolation.plan import Asked  # noqa: PLC0415
+
+    asked = Asked(nice=wanted.nice, off=frozenset(wanted.isolation_off), isolated=wanted.isolated)
+    return begin(asked, tasks_max=wanted.tasks_max, reads=(Path(wanted.manifests), Path(wanted.blobs)))
+
+
+def _finish_isolation(begun: Begun, memory_bytes_max: int) -> Isolation:
+    """Before a stranger's model first computes, after all that needs more than a model may."""
+    from holdfast_worker.isolation import limits  # noqa: PLC0415 - it is there by now
 
     needed = limits.memory_counted_bytes()
     if needed >= memory_bytes_max:
@@ -161,11 +170,7 @@ def _shut_in(wanted: Load, memory_bytes_max: int) -> Isolation:
             "load-failed",
             f"limits.memory_bytes_max is {memory_bytes_max}, and this worker holds {needed} before it has a model: raise it",
         )
-    return confine(
-        Asked(nice=wanted.nice, off=frozenset(wanted.isolation_off), isolated=wanted.isolated),
-        memory_bytes_max=memory_bytes_max,
-        tasks_max=wanted.tasks_max,
-    )
+    return begun.finish(memory_bytes_max=memory_bytes_max)
 
 
 def _start(files: ReleaseFiles, threads: int) -> Runner:

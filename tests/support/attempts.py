@@ -1,6 +1,6 @@
 """What a model that is out for harm would try, and what it would see: `python -m support.attempts OFF NAME…` confines itself as
 a worker does, less what is OFF (`a,b`), tries, and prints `done` or the error of each. A process of its own: no test may do this.
-ATTEMPTS_MISSING names system calls that the machine is to refuse.
+ATTEMPTS_MISSING names system calls that the machine is to refuse; ATTEMPTS_EARLY what is tried when it is half confined.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from holdfast_worker.isolation.confine import confine
+from holdfast_worker.isolation.confine import begin
 from holdfast_worker.isolation.plan import Asked
 from support import confined
 
@@ -178,9 +178,11 @@ def main() -> None:
         confined.refuse(missing.split(","))
     isolated = {"user": "nobody"} if os.geteuid() else {}
     wanted = frozenset(off.split(","))
-    told = confine(Asked(off=wanted, isolated=isolated), memory_bytes_max=MEMORY_BYTES_MAX, tasks_max=TASKS_MAX)
+    begun = begin(Asked(off=wanted, isolated=isolated), tasks_max=TASKS_MAX, reads=[Path(os.environ["ATTEMPTS_BLOBS"])])
+    early = {name: _came_of(ATTEMPTS[name]) for name in os.environ.get("ATTEMPTS_EARLY", "").split(",") if name}
+    told = begun.finish(memory_bytes_max=MEMORY_BYTES_MAX)
     came = {name: _came_of(ATTEMPTS[name]) for name in names}
-    sys.stdout.write(json.dumps({"came": came, "applied": told.applied, "degraded": told.degraded}))
+    sys.stdout.write(json.dumps({"early": early, "came": came, "applied": told.applied, "degraded": told.degraded}))
     sys.stdout.flush()
     os._exit(0)
 

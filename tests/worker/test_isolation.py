@@ -27,17 +27,26 @@ REFUSED: Final = ("PermissionError", "MemoryError", "OSError: [Errno 12]")
 
 
 class Seen(NamedTuple):
+    early: dict[str, str]
     came: dict[str, str]
     applied: dict[str, str]
     degraded: dict[str, str]
 
 
 def tried(
-    *names: str, off: str = "", missing: str = "", secret: Path, python: str = sys.executable, **more: Any
+    *names: str,
+    off: str = "",
+    missing: str = "",
+    early: str = "",
+    secret: Path,
+    blobs: Path | None = None,
+    python: str = sys.executable,
+    **more: Any,
 ) -> Seen:
     """What came of each, on a machine that refuses the system calls that are `missing`."""
     environment = {**os.environ, "PYTHONPATH": packages(TESTS), "ATTEMPTS_SECRET": str(secret)}
-    environment["ATTEMPTS_MISSING"] = missing
+    environment["ATTEMPTS_BLOBS"] = str(blobs or secret.parent)
+    environment |= {"ATTEMPTS_MISSING": missing, "ATTEMPTS_EARLY": early}
     command = [python, "-m", "support.attempts", off, *names]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, cwd="/", **more)
     assert ended.returncode == 0, ended.stderr
@@ -118,6 +127,20 @@ def test_a_user_without_any_privilege_confines_itself_as_well() -> None:
         **AS_NOBODY,
     )
     assert set(done.came.values()) == {"done"}
+
+
+def test_what_is_imported_before_the_release_is_read_is_confined_already(tmp_path: Path) -> None:
+    """It may read what the release is read from, which is gone before the model computes; nothing else, and write nothing."""
+    inside, outside = tmp_path / "blobs" / "blob", Path("/etc/passwd")
+    inside.parent.mkdir()
+    inside.write_bytes(b"weights")
+    harm = "fork,ask-the-network,signal-the-parent,write-a-file,delete-a-file"
+    found = tried("read-a-secret", early=f"read-a-secret,{harm}", secret=inside)
+    assert found.early.pop("read-a-secret") == "done"
+    assert all(came.startswith(REFUSED) for came in found.early.values()), found.early
+    assert found.came["read-a-secret"].startswith(REFUSED)
+    elsewhere = tried(early="read-a-secret", secret=outside, blobs=inside.parent)
+    assert elsewhere.early["read-a-secret"].startswith(REFUSED)
 
 
 LANDLOCK: Final = "landlock_create_ruleset"

@@ -7,10 +7,10 @@ import sys
 import msgspec
 
 from holdfast_shared.wire.release import Limits
-from holdfast_worker.isolation.confine import confine
+from holdfast_worker.isolation.confine import begin
 from holdfast_worker.isolation.plan import Asked
 from holdfast_worker.protocol import TASKS_MAX
 
 if __name__ == "__main__":
-    told = confine(Asked(isolated={}), memory_bytes_max=Limits().memory_bytes_max, tasks_max=TASKS_MAX)
+    told = begin(Asked(isolated={}), tasks_max=TASKS_MAX, reads=()).finish(memory_bytes_max=Limits().memory_bytes_max)
     sys.stdout.buffer.write(msgspec.json.encode(told))

@@ -1,37 +1,72 @@
-"""Shuts this process in: what the machine offers, the plan, and the plan carried out, once, before a model computes."""
+"""Shuts this process in, in two strokes, once: what the machine offers, the plan, and the plan carried out.
+
+`begin` comes before anything is imported that a publisher may have brought along: a runtime, its libraries. It takes the
+network, other processes and the rest of the disk. `finish` comes before a model computes: it takes the folders that the release
+was read from, and sets the limits that are the release's own.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 from holdfast_shared.wire.report import Isolation, Protection
 from holdfast_worker.isolation import landlock, libc, limits, network_namespace, seccomp
 from holdfast_worker.isolation.plan import Asked, Offered, Step, plan
 
+# Where onnxruntime looks for devices when it is imported; refused, it complains in the log.
+_DEVICES: Final = (Path("/sys/bus"), Path("/sys/class/drm"), Path("/sys/devices"))
+# What is not applied before `finish`.
+_LAST: Final = frozenset({Step.DATA, Step.LANDLOCK})
 
-def confine(asked: Asked, *, memory_bytes_max: int, tasks_max: int) -> Isolation:
-    """Apply all that can be had, and say what was. A step that fails is planned around, and never raises."""
-    offered = _offered()
-    filtered: frozenset[Protection] = frozenset()
-    carry_out: dict[Step, Callable[[], None]] = {
-        Step.PRIORITY: lambda: limits.lower_priority(asked.nice),
-        Step.CORE: _crash_cheaply,
-        Step.DATA: lambda: limits.bound_memory(memory_bytes_max),
-        Step.TASKS: lambda: limits.bound_tasks(tasks_max),
-        Step.NO_NEW_PRIVILEGES: lambda: libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1),
-        Step.NAMESPACE: network_namespace.leave_the_network,
-        Step.LANDLOCK: lambda: landlock.read_only(offered.landlock),
-        Step.SECCOMP: lambda: seccomp.refuse(filtered),
-    }
-    while True:
-        wanted = plan(asked, offered)
-        filtered = wanted.filtered
-        failed = _first_failure(wanted.steps, carry_out)
-        if not failed:
-            return wanted.told
-        offered = replace(offered, failed={**offered.failed, **failed})
+
+def begin(asked: Asked, *, tasks_max: int, reads: Iterable[Path]) -> Begun:
+    """Apply what nothing needs from here on but the files below `reads`, Python and its packages. Never raises."""
+    begun = Begun(asked, tasks_max)
+    begun.apply(set(Step) - _LAST)
+    if not begun.offered.no_landlock and "files" not in asked.off:
+        # A thread that a library starts when it is imported keeps this view. `finish` tries again, and tells.
+        with contextlib.suppress(OSError):
+            landlock.read_only(begun.offered.landlock, (*reads, *_DEVICES))
+    return begun
+
+
+class Begun:
+    """A process that is half shut in. A step that fails is planned around."""
+
+    def __init__(self, asked: Asked, tasks_max: int) -> None:
+        self.offered = _offered()
+        self._asked = asked
+        self._filtered: frozenset[Protection] = frozenset()
+        self._memory_bytes_max = 0
+        self._carry_out: dict[Step, Callable[[], None]] = {
+            Step.PRIORITY: lambda: limits.lower_priority(asked.nice),
+            Step.CORE: _crash_cheaply,
+            Step.DATA: lambda: limits.bound_memory(self._memory_bytes_max),
+            Step.TASKS: lambda: limits.bound_tasks(tasks_max),
+            Step.NO_NEW_PRIVILEGES: lambda: libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1),
+            Step.NAMESPACE: network_namespace.leave_the_network,
+            Step.LANDLOCK: lambda: landlock.read_only(self.offered.landlock),
+            Step.SECCOMP: lambda: seccomp.refuse(self._filtered),
+        }
+
+    def finish(self, *, memory_bytes_max: int) -> Isolation:
+        """Apply the rest, and say what holds now. Never raises."""
+        self._memory_bytes_max = memory_bytes_max
+        return self.apply(set(Step))
+
+    def apply(self, steps: Collection[Step]) -> Isolation:
+        """Those of the plan that are among `steps`, each once; what will be true when all are done."""
+        while True:
+            wanted = plan(self._asked, self.offered)
+            self._filtered = wanted.filtered
+            failed = _first_failure([step for step in wanted.steps if step in steps], self._carry_out)
+            if not failed:
+                return wanted.told
+            self.offered = replace(self.offered, failed={**self.offered.failed, **failed})
 
 
 def _offered() -> Offered:

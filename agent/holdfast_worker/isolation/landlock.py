@@ -11,7 +11,7 @@ import ctypes
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -61,15 +61,18 @@ def threads_besides() -> int:
     return len(list(Path("/proc/self/task").iterdir())) - 1
 
 
-def read_only(abi: int) -> None:
-    """From now on this thread and its children see little. Raises OSError; needs no new privileges to be set."""
+def read_only(abi: int, more: Iterable[Path] = ()) -> None:
+    """From now on this thread and its children see little, and `more`. Raises OSError; needs no new privileges to be set.
+
+    May be repeated: what is seen then is what each allowed.
+    """
     handled = max((since, rights) for since, rights in _HANDLED.items() if since <= abi)[1]
     attributes = struct.pack("=Q", handled)
     ruleset = libc.system_call(
         "landlock_create_ruleset", _CREATE_RULESET, ctypes.c_char_p(attributes), len(attributes), 0
     )
     try:
-        for path in readable():
+        for path in (*readable(), *more):
             _allow(ruleset, path, _READ_FILE | _READ_DIR)
         for name in _READ_AND_WRITE:
             _allow(ruleset, Path(name), _READ_FILE | _WRITE_FILE)
