@@ -37,6 +37,20 @@ make_environment() {
   export PATH="$PWD/.venv/bin:$PATH" VIRTUAL_ENV="$PWD/.venv" PYTHONDONTWRITEBYTECODE=1
 }
 
+# The predecessor of LiteRT and the numpy that it needs, in a folder of their own beside what the tests run with: two packages of
+# their lock, 5 s. Nothing on a Python that has no such wheels.
+make_legacy_tflite() {
+  local lock=scripts/locks/agent-tflite-legacy-py311.txt folder=.venv/tflite-legacy stamp
+  .venv/bin/python -c 'import platform, sys; sys.exit(sys.version_info[:2] != (3, 11) or platform.machine() != "x86_64")' || return 0
+  stamp=$(sha256sum "$lock" | cut -d' ' -f1)
+  [ "$(cat "$folder/holdfast-lock" 2>/dev/null)" = "$stamp" ] && return
+  rm -rf "$folder"
+  awk '/^[a-z]/ { wanted = /^(numpy|tflite-runtime)==/ } wanted' "$lock" > .venv/tflite-legacy.txt
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+    --no-compile --target "$folder" -r .venv/tflite-legacy.txt >&2 || fail "could not install $lock: see pip's words above"
+  echo "$stamp" > "$folder/holdfast-lock"
+}
+
 # need_program PROGRAM PACKAGE: installs PACKAGE with apt-get when PROGRAM is missing and we may; else says the exact command.
 need_program() {
   local program=$1 package=$2 as_root=()

@@ -19,7 +19,7 @@ import msgspec
 from holdfast_agent.core import record
 from holdfast_agent.edge.configuration import Configuration
 from holdfast_agent.edge.service import ServiceManager
-from holdfast_gateway import confinement
+from holdfast_gateway import confinement, fingerprints
 from holdfast_gateway.agent_link import AgentLink
 from holdfast_gateway.control import (
     AcknowledgeWindows,
@@ -198,17 +198,13 @@ class Gateway:
         if all(pipeline.in_force for pipeline in self._pipelines.values()):
             self._serial = self._serial_wanted
         slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
-        runtime: dict[str, str] = {}
         serving = [pipeline.usable[0] for pipeline in self._pipelines.values() if pipeline.usable]
-        for slot in (*slots, *serving):  # where two environments differ, what answers counts
-            if slot.ready_said is not None:
-                runtime |= {**slot.ready_said.fingerprint, "environment": slot.target.environment}
         self._link.say(
             Status(
                 serial=self._serial,
                 slots=tuple(slot.status() for slot in slots),
                 gateway=self._name,
-                runtime=runtime,
+                runtime=fingerprints.together(_measured(serving) or _measured(slots)),  # what answers counts
                 isolation=self.isolation(),
             )
         )
@@ -305,3 +301,12 @@ def _counted(slot: Slot) -> int:
 
 def _wall_us() -> int:
     return time.time_ns() // 1000
+
+
+def _measured(slots: Sequence[Slot]) -> list[dict[str, str]]:
+    """What each loaded worker measured, and the environment that it runs in."""
+    return [
+        {**slot.ready_said.fingerprint, "environment": slot.target.environment}
+        for slot in slots
+        if slot.ready_said is not None
+    ]

@@ -8,21 +8,24 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from holdfast_worker.protocol import FINGERPRINT_BETWEEN
 from holdfast_worker.runtime import Runtime
 
 _CPU_INFORMATION: Final = Path("/proc/cpuinfo")
 _SYSTEM_RELEASE: Final = Path("/etc/os-release")
 
 
-def measure(runtime: Runtime) -> dict[str, str]:
+def measure(runtimes: Iterable[Runtime]) -> dict[str, str]:
+    """`runtimes`: of each stage, in order."""
     system = os.uname()
     return {
-        **runtime.describe(),
+        **_described(runtimes),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "os": _distribution() or system.sysname,
@@ -30,6 +33,15 @@ def measure(runtime: Runtime) -> dict[str, str]:
         "machine": system.machine,
         "cpu_flags": _cpu_flags_digest(),
     }
+
+
+def _described(runtimes: Iterable[Runtime]) -> dict[str, str]:
+    """What each says of itself, each word once: `onnxruntime 1.32.0; ai-edge-litert 2.3.0` in a pipeline that needs both."""
+    said: dict[str, dict[str, None]] = {}
+    for runtime in runtimes:
+        for name, words in runtime.describe().items():
+            said.setdefault(name, {})[words] = None
+    return {name: FINGERPRINT_BETWEEN.join(words) for name, words in said.items()}
 
 
 def _cpu_flags_digest() -> str:

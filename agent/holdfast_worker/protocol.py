@@ -35,6 +35,8 @@ OLDEST: Final = 1
 LENGTH: Final = struct.Struct(">I")
 FRAME_BYTES_MAX: Final = 1024**3 + 64
 NO_HEADER: Final = 0xFFFFFFFF
+# In a fingerprint, between what two runtimes say of themselves.
+FINGERPRINT_BETWEEN: Final = "; "
 # Length and kind go with the head, so that a frame leaves in one write: head ‖ body.
 ASK_HEAD: Final = struct.Struct(">IBQBI")
 ANSWER_HEAD: Final = struct.Struct(">IBQBII")

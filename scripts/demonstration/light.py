@@ -40,7 +40,7 @@ from holdfast_agent.edge.blobs import release_of
 from holdfast_agent.edge.broker import BrokerEvent, BrokerSession, Connected, Gone, Received, Sent, Unheard
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.network import Network
-from holdfast_agent.fetch import fitness, staging
+from holdfast_agent.fetch import staging
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.outcome import Outcome, of_error
 from holdfast_agent.fetch.patience import Deadline
@@ -55,6 +55,7 @@ from holdfast_shared.wire.membership import ENVELOPE_BYTES_MAX, Membership
 from holdfast_shared.wire.membership import TYPE as MEMBERSHIP_TYPE
 from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import TYPE as REPORT_TYPE
+from holdfast_worker import installed
 
 # Slower than a real device: those notice first, so that their own fallback is seen and not only the halt's.
 REQUESTS_A_SECOND: Final = 6
@@ -294,7 +295,7 @@ class LightProcess:
                     Source(self._server, self._shared, self._trusted),
                     order,
                     Deadline(FETCH_S),
-                    machine=fitness.this_machine(),
+                    machine=installed.machine(),
                 )
             except (HoldfastError, OSError) as error:
                 outcome = of_error(error)

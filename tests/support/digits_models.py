@@ -1,4 +1,4 @@
-"""Small real ONNX models: one trained on scikit-learn's scanned digits, and some that go wrong in one way each.
+"""Small real ONNX models (in TFLite: `tflite_models`): one of scikit-learn's scanned digits, and some that go wrong in one way.
 
 All take `image` FP32 [n, 64], pixels from 0 to 1, and answer `probabilities` FP32 [n, 10], unless they say otherwise. IR
 version and operators are pinned to what small devices' runtimes read. Each is made once a session.
@@ -72,7 +72,7 @@ def inked_images() -> Floats:
 @functools.cache
 def trained(strength: float = 0.05) -> bytes:
     """A logistic regression of the digits; another `strength` is another, equally honest release of it."""
-    weights, bias = _fitted(strength)
+    weights, bias = fitted(strength)
     return model(
         [node("Gemm", ["image", "w", "b"], ["z"]), node("Softmax", ["z"], ["probabilities"])],
         constants={"w": weights, "b": bias},
@@ -286,14 +286,15 @@ def _inked() -> npt.NDArray[np.bool_]:
 
 
 @functools.cache
-def _fitted(strength: float) -> tuple[Floats, Floats]:
+def fitted(strength: float) -> tuple[Floats, Floats]:
+    """Weights [64, 10] and bias [10] of a logistic regression of the digits."""
     fitted = LogisticRegression(C=strength, max_iter=500).fit(images(), labels())
     return fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32)
 
 
 def _after_scores(nodes: Sequence[Any], **constants: Any) -> bytes:
     """The trained model's probabilities as `scores`, and what becomes of them."""
-    weights, bias = _fitted(0.05)
+    weights, bias = fitted(0.05)
     columns, axes = np.arange(COLUMN, PIXELS, 8, dtype=np.int64), np.array([1], dtype=np.int64)
     return model(
         [node("Gemm", ["image", "w", "b"], ["z"]), node("Softmax", ["z"], ["scores"]), *nodes],

@@ -38,8 +38,16 @@ ESSENTIAL: Final = ("memory", "programs", "network", "system", "files")
 _OUTPUT_BYTES_MAX: Final = 64 * 1024
 # Imports what a worker imports, in a process of its own: this one stays as small as the agent.
 _FINGERPRINT: Final = """
-import json, numpy, onnxruntime
-print(json.dumps({"onnxruntime": onnxruntime.__version__, "numpy": numpy.__version__}))
+import json
+from holdfast_worker.failures import LoadRefused
+from holdfast_worker.runtime import NAMES_OF_SYSTEM, runtime_named
+here, lacking = {}, {}
+for name in sorted(NAMES_OF_SYSTEM):
+    try:
+        here[name] = runtime_named(name).describe()["runtime"]
+    except LoadRefused as refused:
+        lacking[name] = refused.detail
+print(json.dumps([here, lacking]))
 """
 
 
@@ -62,19 +70,20 @@ def worker() -> Finding:
 
 
 def runtime() -> Finding:
-    """Whether the model runtime can be imported."""
-    do = "install the runtime: the extra `onnx` of this version (deploy/install)"
+    """Whether a model runtime can be imported, and which."""
+    do = "install one of this version's extras `onnx`, `tflite` (deploy/install --runtime)"
     try:
         ended = subprocess.run(
             [sys.executable, "-c", _FINGERPRINT], capture_output=True, text=True, timeout=WORKER_S, check=False
         )
-        found = json.loads(ended.stdout[:_OUTPUT_BYTES_MAX]) if ended.returncode == 0 else None
+        here, lacking = json.loads(ended.stdout[:_OUTPUT_BYTES_MAX]) if ended.returncode == 0 else ({}, {})
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return Finding(check="runtime", state="fail", said=f"it cannot be tried: {error}", do=do)
-    if found is None:
+    if not here:
         last = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
-        return Finding(check="runtime", state="fail", said=f"it cannot be imported: {last[:200]}", do=do)
-    return Finding(check="runtime", state="ok", said=", ".join(f"{name} {version}" for name, version in found.items()))
+        why = "; ".join(lacking.values()) or f"it cannot be imported: {last}"
+        return Finding(check="runtime", state="fail", said=why[:400], do=do)
+    return Finding(check="runtime", state="ok", said=", ".join(f"{name}: {version}" for name, version in here.items()))
 
 
 def gateway(folder: StateFolder, saved: Record | None) -> Finding:
