@@ -171,9 +171,9 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "update the agent, or leave this device out of the rollout's segment",
     ),
     _C.UNFIT: Meaning(
-        "not for this device: architecture, accelerator, memory, or no Python that can use the environment; tried again later",
+        "not for this device: architecture, accelerator, memory, runtime, no Python for the environment; tried again later",
         Actor.OPERATOR,
-        "leave this device out by its labels, or have a variant or an environment for it published",
+        "leave this device out by its labels, install the runtime, or have a variant or an environment for it published",
     ),
     _C.FETCH_UNREACHABLE: Meaning(
         "no answer from the server, or one that broke off; what came is kept, and the fetch goes on later",

@@ -7,11 +7,12 @@ from typing import Any
 
 from holdfast_agent.edge import blobs
 from holdfast_agent.edge.layout import StateFolder
-from holdfast_agent.fetch import fitness, outcome, staging
+from holdfast_agent.fetch import outcome, staging
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.outcome import Outcome
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared.errors import HoldfastError
+from holdfast_worker import installed
 from support.hostile_server import (
     HostileServer,
     honest,
@@ -46,7 +47,7 @@ class Bench:
         """As the process does it, and with every invariant checked afterwards."""
         source = Source(self.server.url, self.folder, authorities())
         wanted = order or Order("digits", published.release.version, published.digest)
-        more = {"machine": fitness.this_machine()} | more
+        more = {"machine": installed.machine()} | more
         try:
             staging.stage(source, wanted, Deadline(deadline_s), **more)
             ended = Outcome(ok=True)

@@ -22,7 +22,7 @@ from holdfast_agent.edge.fetching import FetchEnded
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.loop import Happening, Inbox, Loop, Stop
 from holdfast_agent.edge.record_file import RecordFile
-from holdfast_agent.fetch import fitness, outcome, staging
+from holdfast_agent.fetch import outcome, staging
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_gateway.control import CloseWindows, Routes, SlotStatus, Status, Tallied, ToGateway, Windows
@@ -33,10 +33,11 @@ from holdfast_shared.histogram import Histogram
 from holdfast_shared.wire.assignment import Assignment
 from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import Report, Window
+from holdfast_worker import installed
 from support import playbook, published
 
 PIPELINE: Final = "digits"
-MACHINE: Final = fitness.this_machine()
+MACHINE: Final = installed.machine()
 # An idle device that has not reached its goal after so many wake-ups never will.
 WAKE_UPS_MAX: Final = 400
 Goal = Callable[[PipelineRecord], bool]

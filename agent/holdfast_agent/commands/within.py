@@ -19,7 +19,6 @@ from holdfast_shared import durable, signing, strict_json
 from holdfast_shared.durable import DoubledFile
 from holdfast_shared.errors import HoldfastError
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX, TYPE, Assignment
-from holdfast_shared.wire.release import blobs_of
 
 # What a fetch leaves free (fetch/staging.py), and what a record, a spool and a log need besides.
 RESERVE_BYTES: Final = 32 * 1024**2
@@ -121,8 +120,8 @@ def _largest(folder: StateFolder, saved: Record | None) -> int:
         for slot in (pipeline.current, pipeline.previous):
             release = blobs.release_of(folder, slot.release.digest) if slot is not None else None
             models = blobs.models_of(folder, release) if release is not None else None
-            if release is not None and models is not None:
-                sizes.append(sum(blobs_of(release, tuple(models)).values()))
+            if slot is not None and release is not None and models is not None:
+                sizes.append(sum(blobs.needed_blobs(folder, slot.release.digest, release, models).values()))
     return max(sizes)
 
 

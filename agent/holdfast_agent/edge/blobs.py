@@ -12,16 +12,17 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from holdfast_agent.edge import environments
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.reading import hash_of_stream
-from holdfast_shared import durable, signing, strict_json
+from holdfast_shared import durable, signing, strict_json, variants
 from holdfast_shared.errors import Damaged, HoldfastError
 from holdfast_shared.identifiers import digest_of, hex_of
+from holdfast_shared.variants import CHOICE_BYTES_MAX, Choice
 from holdfast_shared.wire import environment as environment_wire
 from holdfast_shared.wire.environment import Environment, wheels_of
 from holdfast_shared.wire.release import (
@@ -69,16 +70,11 @@ def damaged(folder: StateFolder, digest: str, *, read: Callable[[int], None] | N
     if release is None:
         environment = _readable(folder.manifest(digest), digest, environment_wire.TYPE, Environment)
         return [digest] if environment is None else _damaged_of_environment(folder, digest, environment, read)
-    bad: list[str] = []
-    models: list[ModelVersion] = []
-    for digest in _model_digests(release):
-        model = _readable(folder.manifest(digest), digest, MODEL_TYPE, ModelVersion)
-        if model is None:
-            bad.append(digest)
-        else:
-            models.append(model)
-    needed = blobs_of(release, tuple(models))
-    return bad + [digest for digest, size in needed.items() if not _is_whole(folder, digest, size, read)]
+    found = {d: _readable(folder.manifest(d), d, MODEL_TYPE, ModelVersion) for d in _model_digests(release)}
+    bad = [one for one, model in found.items() if model is None]
+    models = [found[one] for one in _model_digests(release)]
+    needed = _needed(folder, digest, release, models)
+    return bad + [one for one, size in needed.items() if not _is_whole(folder, one, size, read)]
 
 
 def _damaged_of_environment(
@@ -91,6 +87,19 @@ def _damaged_of_environment(
         log.error("environment %s: %s", digest, why)
         bad.append(digest)
     return bad
+
+
+def write_choice(
+    folder: StateFolder, held: tuple[str, str], models: Sequence[ModelVersion], chosen: tuple[str, ...]
+) -> None:
+    """Where there is a choice, write down which variants are fetched for (release, environment). Before its manifest is named."""
+    if any(len(model.variants) > 1 for model in models):
+        durable.write_file(folder.choice(*held), strict_json.encode(Choice(variants=chosen)))
+
+
+def needed_blobs(folder: StateFolder, digest: str, release: Release, models: Sequence[ModelVersion]) -> dict[str, int]:
+    """Digest → size of what the release needs on this device: of the chosen variants alone. Raises OSError."""
+    return _needed(folder, digest, release, models)
 
 
 def blob_verifies(folder: StateFolder, digest: str, size_bytes: int) -> bool:
@@ -128,7 +137,9 @@ def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
             return 0
         # A release before its models, those before their blobs: killed in between, no manifest is left without what it names.
         unnamed = [path for path in _files(folder.manifests) if path.name not in named.manifests]
-        unnamed.sort(key=lambda path: _document(path, f"sha256:{path.name}", RELEASE_TYPE, Release) is None)
+        unnamed.sort(
+            key=lambda path: _document(path, f"sha256:{path.name}", RELEASE_TYPE, Release) is None
+        )  # and choices
         needless = [path for path in _files(folder.blobs) if path.name not in named.blobs]
         needless += [path for path in _files(folder.partial) if not _is_awaited(path, named)]
         for path in unnamed:
@@ -182,9 +193,32 @@ def _named_by(folder: StateFolder, keep: Iterable[str]) -> _Named:
             continue
         models = [_kept(folder, model, MODEL_TYPE, ModelVersion) for model in _model_digests(release)]
         named.manifests.update(map(hex_of, (digest, *_model_digests(release))))
+        named.manifests.update(path.name for path in folder.choices(digest))
         known = tuple(model for model in models if model is not None)
         named.blobs.update(map(hex_of, blobs_of(release, known)))
     return named
+
+
+def _needed(
+    folder: StateFolder, digest: str, release: Release, models: Sequence[ModelVersion | None]
+) -> dict[str, int]:
+    """Of each model that is there: the variants chosen for any environment; all of them where none was to be chosen."""
+    chosen = [_choice(path) for path in folder.choices(digest)]
+    needed = blobs_of(release, ())
+    for index, model in enumerate(models):
+        names: list[tuple[str, ...] | None] = [one[index : index + 1] or None if one else None for one in chosen]
+        for name in names or [None]:
+            needed |= blobs_of(release, (model,), variants=name) if model is not None else {}
+    return needed
+
+
+def _choice(path: Path) -> tuple[str, ...] | None:
+    """None when it is damaged: then everything is asked for, and fetched again."""
+    try:
+        with path.open("rb") as stream:
+            return variants.decode(stream.read(CHOICE_BYTES_MAX + 1)).variants
+    except (FileNotFoundError, HoldfastError):
+        return None
 
 
 def _kept(folder: StateFolder, digest: str, document_type: str, kind: type[D]) -> D | None:

@@ -11,6 +11,7 @@ import msgspec
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.errors import Malformed, Missing
 from holdfast_shared.identifiers import DeviceField, NameField
+from holdfast_shared.wire.release import ShortText
 from holdfast_shared.wire.report import Protection
 
 SIZE_BYTES_MAX: Final = 64 * 1024
@@ -20,7 +21,10 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who this is. `state` is the state directory; `run` is for sockets, by default `<state>/run`."""
+    """Who this is. `state` is the state directory; `run` is for sockets, by default `<state>/run`.
+
+    `accelerators` are what a variant of a model may ask for by name, such as `coral`.
+    """
 
     id: DeviceField
     fleet: NameField
@@ -29,6 +33,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     membership: str
     authorities: str
     run: str = ""
+    accelerators: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

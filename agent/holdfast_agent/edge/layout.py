@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast_shared.identifiers import hex_of
+from holdfast_shared.variants import CHOICE_SUFFIX, choice_name
 
 
 class StateFolder:
@@ -79,6 +80,14 @@ class StateFolder:
     def manifest(self, digest: str) -> Path:
         """The DSSE envelope whose payload has that digest: of a release, a model or an environment."""
         return self.manifests / hex_of(digest)
+
+    def choice(self, digest: str, environment: str) -> Path:
+        """Which variants of the release's models were fetched for that environment; there when a model has several."""
+        return self.manifests / choice_name(digest, environment)
+
+    def choices(self, digest: str) -> list[Path]:
+        """Those of that release that are there, beside its manifest."""
+        return sorted(self.manifests.glob(f"{hex_of(digest)}*{CHOICE_SUFFIX}"))
 
     def partial_blob(self, digest: str) -> Path:
         """The first bytes of a blob, as far as they came."""

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from holdfast_agent.edge import configuration
-from holdfast_agent.fetch import fitness, outcome, staging
+from holdfast_agent.fetch import outcome, staging
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.outcome import EXIT_STATUS, Outcome
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import authorities
 from holdfast_shared.errors import HoldfastError
 from holdfast_shared.identifiers import DIGEST_PATTERN, ENVIRONMENT_PATTERN, SYSTEM_ENVIRONMENT
+from holdfast_worker import installed
 
 # A gigabyte at 300 kB/s. What came is kept, so a longer one goes on at the next try.
 DEADLINE_S: Final = 3600.0
@@ -46,7 +47,7 @@ def _run(asked: argparse.Namespace) -> Outcome:
         found = configuration.load(asked.config)
         source = Source(found.server.url, found.folder, authorities.load(Path(found.device.authorities)))
         order = Order(asked.pipeline, asked.version, asked.digest, asked.environment)
-        staging.stage(source, order, Deadline(asked.deadline_s), machine=fitness.this_machine())
+        staging.stage(source, order, Deadline(asked.deadline_s), machine=installed.machine(found.device.accelerators))
     except (HoldfastError, OSError) as error:
         return outcome.of_error(error)
     return Outcome(ok=True)

@@ -1,33 +1,26 @@
-"""Whether this agent understands a release, and this hardware runs it. Pure: asked before a byte of a blob is fetched."""
+"""Whether this agent understands a release, and which variants of its models this machine runs.
+
+Pure: asked before a byte of a blob is fetched.
+"""
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 from holdfast_agent.fetch.outcome import Failed
+from holdfast_shared import variants
 from holdfast_shared.errors import NotSupported
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
-from holdfast_shared.wire.release import ModelVersion, Release
+from holdfast_shared.variants import Machine
+from holdfast_shared.wire.environment import Environment
+from holdfast_shared.wire.release import ModelVersion, Release, Variant
 
-RUNTIMES_BUILT: Final = frozenset({"onnx"})
+# By how the names of packages begin: `onnxruntime_openvino` is one, too.
+_BRINGS: Final = {"onnxruntime": "onnx", "ai_edge_litert": "tflite", "tflite_runtime": "tflite"}
 METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
-# What one machine is called by different systems.
-_SAME: Final = {"amd64": "x86_64", "arm64": "aarch64"}
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    architecture: str
-    memory_bytes: int
-
-
-def this_machine() -> Machine:
-    return Machine(platform.machine(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def check_supported(release: Release, models: Sequence[ModelVersion], environment: str = SYSTEM_ENVIRONMENT) -> None:
@@ -40,12 +33,9 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
             next_step="assign it in one of those",
         )
     for wrong, field in (
-        (len(release.stages) > 1, "stages"),
         (bool(release.requires), "requires"),
         (release.agent_version_min is not None, "agent_version_min"),
         (any(guardrail.metric not in METRICS_BUILT for guardrail in release.guardrails), "guardrails"),
-        (any(len(model.variants) > 1 for model in models), "variants"),
-        (any(v.runtime not in RUNTIMES_BUILT for model in models for v in model.variants), "variants[0].runtime"),
     ):
         if wrong:
             raise NotSupported(
@@ -55,28 +45,28 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
         _check_critical(model.critical, ModelVersion.__struct_fields__)
 
 
-def check_fit(models: Iterable[ModelVersion], machine: Machine) -> None:
-    """Raises Failed `unfit`, naming what the model needs and what is here."""
+def in_environment(machine: Machine, environment: Environment | None) -> Machine:
+    """The machine with the runtimes that the environment's wheels bring; without one, as it is.
+
+    Where no package is known to bring one, it is somebody's own build, and the worker will say whether it works.
+    """
+    if environment is None:
+        return machine
+    packages = {wheel.filename.partition("-")[0].lower() for wheel in environment.wheels}
+    found = {runtime for package, runtime in _BRINGS.items() if any(one.startswith(package) for one in packages)}
+    return replace(machine, runtimes=frozenset({"python", *(found or _BRINGS.values())}))
+
+
+def choose(models: Iterable[ModelVersion], machine: Machine) -> tuple[str, ...]:
+    """The name of each model's variant for this machine. Raises Failed `unfit`, naming what is needed and what is here."""
+    names = []
     for model in models:
-        hardware = model.variants[0].hardware
-        wanted = {_SAME.get(name.lower(), name.lower()) for name in hardware.architectures}
-        here = machine.architecture.lower()
-        if wanted and _SAME.get(here, here) not in wanted:
-            names = ", ".join(sorted(wanted))
-            raise Failed(
-                FailureCode.UNFIT, f"model {model.name} runs on {names}; this is {here}", field="hardware.architectures"
-            )
-        if hardware.accelerators:
-            names = ", ".join(hardware.accelerators)
-            raise Failed(
-                FailureCode.UNFIT, f"model {model.name} needs {names}; none here", field="hardware.accelerators"
-            )
-        if hardware.memory_bytes_min > machine.memory_bytes:
-            raise Failed(
-                FailureCode.UNFIT,
-                f"model {model.name} needs {hardware.memory_bytes_min} bytes of memory; here are {machine.memory_bytes}",
-                field="hardware.memory_bytes_min",
-            )
+        found = variants.choose(model, machine)
+        if not isinstance(found, Variant):
+            why = variants.none_fits(model, found)
+            raise Failed(FailureCode.UNFIT, why.words, field=why.field)
+        names.append(found.name)
+    return tuple(names)
 
 
 def _check_critical(critical: Iterable[str], understood: Iterable[str]) -> None:

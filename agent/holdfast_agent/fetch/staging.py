@@ -16,16 +16,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from holdfast_agent.edge import environments
+from holdfast_agent.edge import blobs, environments
 from holdfast_agent.edge.blobs import blob_verifies, exclusive
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch import blob, building, fitness, manifests
-from holdfast_agent.fetch.fitness import Machine
 from holdfast_agent.fetch.manifests import Manifests, Order, Source
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import durable
 from holdfast_shared.failure_codes import FailureCode
+from holdfast_shared.variants import Machine
 from holdfast_shared.wire.environment import unpacked_bytes, wheels_of
 from holdfast_shared.wire.release import blobs_of
 
@@ -57,9 +57,9 @@ def stage(
             durable.remove_leftovers(made)
         found = manifests.obtain(source, order, deadline)
         fitness.check_supported(found.release, found.models, order.environment)
-        fitness.check_fit(found.models, machine)
+        chosen = fitness.choose(found.models, fitness.in_environment(machine, found.environment))
         interpreter = building.interpreter_for(found.environment) if found.environment is not None else None
-        missing = _missing(folder, found)
+        missing = _missing(folder, found, chosen)
         unbuilt = found.environment is not None and environments.damaged(folder.environment(order.environment)) != ""
         if missing or unbuilt:
             _check_space(
@@ -69,11 +69,12 @@ def stage(
             _fetch_blobs(source, missing, deadline)
         if unbuilt and found.environment is not None and interpreter is not None:
             building.build(folder, order.environment, found.environment, interpreter, deadline)
+        blobs.write_choice(folder, (order.digest, order.environment), found.models, chosen)
         _name_manifests(folder, found)
 
 
-def _missing(folder: StateFolder, found: Manifests) -> dict[str, int]:
-    wanted = blobs_of(found.release, found.models)
+def _missing(folder: StateFolder, found: Manifests, chosen: tuple[str, ...]) -> dict[str, int]:
+    wanted = blobs_of(found.release, found.models, variants=chosen)
     if found.environment is not None:
         wanted |= wheels_of(found.environment)
     return {digest: size for digest, size in wanted.items() if not blob_verifies(folder, digest, size)}

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from holdfast_agent.edge import blobs, request
 from holdfast_agent.fetch import staging
-from holdfast_agent.fetch.fitness import Machine
 from holdfast_agent.fetch.manifests import Order
 from holdfast_agent.fetch.outcome import Outcome
 from holdfast_shared import durable, signing, strict_json
+from holdfast_shared.variants import Machine
 from holdfast_shared.wire.release import (
     BLOB_BYTES_MAX,
     ENVELOPE_BYTES_MAX,
@@ -162,7 +162,7 @@ def test_an_environment_that_may_not_or_cannot_be_used_is_refused_before_any_blo
         (Making(release={"environments": ("sha256:" + "a" * 64,)}), "not-supported", "not validated in"),
         (Making(release={"requires": (Requirement(pipeline="p", at_least="1.0.0"),)}), "not-supported", "requires"),
         (Making(release={"agent_version_min": "99.0.0"}), "not-supported", "agent_version_min"),
-        (Making(variant={"runtime": "tflite"}), "not-supported", "runtime"),
+        (Making(variant={"runtime": "python"}), "unfit", "runtime python"),
         (
             Making(
                 release={
@@ -200,7 +200,7 @@ def test_critical_fields_that_are_known_are_no_obstacle(bench: Bench) -> None:
 def test_an_architecture_has_several_names(bench: Bench) -> None:
     published = publish(making=Making(hardware=Hardware(architectures=("arm64",))))
     bench.serve(published)
-    assert bench.fetch(published, machine=Machine("aarch64", 2**30)).ok
+    assert bench.fetch(published, machine=Machine("aarch64", 2**30, frozenset({"onnx"}))).ok
 
 
 def test_another_manifest_than_the_one_asked_for_is_damage(bench: Bench) -> None:
