@@ -49,6 +49,7 @@ class _Output(msgspec.Struct, frozen=True):
 
 class _Parameters(msgspec.Struct, frozen=True):
     binary_data_output: bool | None = None
+    stage_times: bool = False
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -59,13 +60,18 @@ class _Body(msgspec.Struct, frozen=True):
 
 
 class Request(NamedTuple):
-    """What is asked: tensors by name, and which outputs, each with whether its data is to be binary."""
+    """What is asked: tensors by name, and which outputs, each with whether its data is to be binary.
+
+    `stage_times`: whether the answer is to say how long each stage computed.
+    """
 
     id: str | None
     tensors: dict[str, Array]
     outputs: tuple[tuple[str, bool], ...]
+    stage_times: bool = False
 
 
+_NOTHING_SAID: Final = _Parameters()
 _decoder: Final = msgspec.json.Decoder(_Body)
 
 
@@ -92,8 +98,9 @@ def read(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputFault(f"the request is not an inference request: {error}") from error
     found = _tensors(asked.inputs, trailing, inputs)
-    default = asked.parameters.binary_data_output if asked.parameters is not None else None
-    return Request(asked.id, found, _outputs(asked.outputs, outputs, wants_binary if default is None else default))
+    said = asked.parameters or _NOTHING_SAID
+    default = wants_binary if said.binary_data_output is None else said.binary_data_output
+    return Request(asked.id, found, _outputs(asked.outputs, outputs, default), said.stage_times)
 
 
 def _tensors(given: list[_Input], trailing: memoryview, declared: Mapping[str, Tensor]) -> dict[str, Array]:

@@ -28,11 +28,16 @@ class _Output(msgspec.Struct, frozen=True, omit_defaults=True):
     data: list[Any] | None = None
 
 
+class _Said(msgspec.Struct, frozen=True):
+    stage_us: dict[str, int]
+
+
 class _Body(msgspec.Struct, frozen=True):
     model_name: str
     model_version: str
     outputs: list[_Output]
     id: str | msgspec.UnsetType = msgspec.UNSET
+    parameters: _Said | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -50,9 +55,18 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def answered(
-    request: Request, outputs: Mapping[str, Array], declared: Mapping[str, Tensor], *, model: str, version: str
+    request: Request,
+    outputs: Mapping[str, Array],
+    declared: Mapping[str, Tensor],
+    *,
+    model: str,
+    version: str,
+    spent_us: dict[str, int] | None = None,
 ) -> Response:
-    """The asked outputs that there are. Raises InputFault for an output that JSON cannot hold."""
+    """The asked outputs that there are, and with `spent_us` how long each stage took for them.
+
+    Raises InputFault for an output that JSON cannot hold.
+    """
     described: list[_Output] = []
     raw: list[bytes | memoryview] = []
     for name, binary in request.outputs:
@@ -65,7 +79,9 @@ def answered(
             described.append(_Output(name, declared[name].datatype, array.shape, parameters=_Parameters(len(data))))
         else:
             described.append(_Output(name, declared[name].datatype, array.shape, data=tensors.to_json(name, array)))
-    header = _encoder.encode(_Body(model, version, described, msgspec.UNSET if request.id is None else request.id))
+    said = msgspec.UNSET if spent_us is None else _Said(spent_us)
+    answer = _Body(model, version, described, msgspec.UNSET if request.id is None else request.id, said)
+    header = _encoder.encode(answer)
     return Response(len(header), (header, *raw)) if raw else Response(NO_HEADER, (header,))
 
 

@@ -22,7 +22,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, at import
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as raised_by
 
-from holdfast_shared.wire.release import Datatype
+from holdfast_shared.wire.release import Datatype, Variant
 from holdfast_worker.failures import InputFault, LoadRefused, ModelRaised
 from holdfast_worker.tensors import Array, ModelTensor
 
@@ -86,7 +86,7 @@ class OnnxSession:
 class OnnxRuntime:
     """Makes sessions of ONNX files."""
 
-    def load(self, model: bytes, *, threads: int) -> OnnxSession:
+    def load(self, model: bytes, *, threads: int, declared: Variant | None = None) -> OnnxSession:  # noqa: ARG002 - the file says it
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -13,15 +13,18 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
-from holdfast_shared import reference, strict_json
+from holdfast_shared import reference, strict_json, variants
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, digest_of, hex_of
+from holdfast_shared.model_file import ROLES
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, Stage, Variant
+from holdfast_worker import installed
 from holdfast_worker.failures import LoadRefused
 
 T = TypeVar("T", Release, ModelVersion)
@@ -38,9 +41,11 @@ class _Envelope(msgspec.Struct, frozen=True):
 
 
 class StageFiles(NamedTuple):
+    """`model` is the one file that the variant's runtime loads."""
+
     stage: Stage
     variant: Variant
-    weights: bytes
+    model: bytes
 
 
 class ReleaseFiles(NamedTuple):
@@ -62,7 +67,11 @@ def read(folders: Folders, digest: str, *, environment: str, runtimes: frozenset
     """Everything that the release needs, verified. Raises LoadRefused."""
     release = _manifest(folders, digest, Release)
     _check_supported(release, environment)
-    stages = tuple(_stage(folders, stage, f"stages[{index}]", runtimes) for index, stage in enumerate(release.stages))
+    chosen: dict[int, str] = dict(enumerate(_choice(folders, digest, environment)))
+    stages = tuple(
+        _stage(folders, stage, chosen.get(index), f"stages[{index}]", runtimes)
+        for index, stage in enumerate(release.stages)
+    )
     cases = release.self_test.blob
     if cases.size_bytes > CASES_BYTES_MAX:
         raise LoadRefused(
@@ -93,7 +102,7 @@ def _check_supported(release: Release, environment: str) -> None:
         raise LoadRefused("not-supported", f"this worker runs in {sys.prefix}, not in the environment {environment}")
 
 
-def _stage(folders: Folders, stage: Stage, where: str, runtimes: frozenset[str]) -> StageFiles:
+def _stage(folders: Folders, stage: Stage, chosen: str | None, where: str, runtimes: frozenset[str]) -> StageFiles:
     model = _manifest(folders, stage.model.digest, ModelVersion)
     if (model.name, model.version) != (stage.model.name, stage.model.version):
         raise LoadRefused(
@@ -101,36 +110,43 @@ def _stage(folders: Folders, stage: Stage, where: str, runtimes: frozenset[str])
             f"{where}.model: the release names {stage.model.name} {stage.model.version},"
             f" the manifest of that digest is {model.name} {model.version}",
         )
-    variant = _fitting(model, where, runtimes)
-    weights: list[bytes] = []
+    variant = _fitting(model, chosen, where, runtimes)
+    loaded: list[bytes] = []
+    roles = ROLES[variant.runtime]
     for file in variant.files:
         data = _blob(folders, file.digest, file.size_bytes, file.path)
-        if file.role == "weights":
-            weights.append(data)
-    if len(weights) != 1:
+        if file.role in roles:
+            loaded.append(data)
+    if len(loaded) != 1:
         raise LoadRefused(
-            "load-failed", f"{where}: variant {variant.name} has {len(weights)} files of role weights, expected 1"
+            "load-failed",
+            f"{where}: variant {variant.name} has {len(loaded)} files of role {' or '.join(roles)}, expected 1",
         )
-    return StageFiles(stage, variant, weights[0])
+    return StageFiles(stage, variant, loaded[0])
 
 
-def _fitting(model: ModelVersion, where: str, runtimes: frozenset[str]) -> Variant:
-    """The first variant for this machine: publishers list the best first."""
-    machine = os.uname().machine
-    for variant in model.variants:
-        hardware = variant.hardware
-        if (
-            variant.runtime in runtimes
-            and not hardware.accelerators
-            and (not hardware.architectures or machine in hardware.architectures)
-        ):
-            return variant
-    offered = "; ".join(
-        f"{variant.name}: {variant.runtime} on {', '.join(variant.hardware.architectures) or 'any'}"
-        + (f" with {', '.join(variant.hardware.accelerators)}" if variant.hardware.accelerators else "")
-        for variant in model.variants
-    )
-    raise LoadRefused("not-supported", f"{where}: no variant of {model.name} runs on {machine} ({offered})")
+def _fitting(model: ModelVersion, chosen: str | None, where: str, runtimes: frozenset[str]) -> Variant:
+    """The variant that was fetched; where none was chosen there is one, or all were fetched: the first that fits."""
+    machine = replace(installed.machine(), runtimes=runtimes)
+    variant = variants.named(model, chosen) if chosen is not None else None
+    if variant is not None and variant.runtime in runtimes:
+        return variant
+    found = variants.choose(model, machine)
+    if isinstance(found, Variant):
+        return found
+    raise LoadRefused("not-supported", f"{where}: {variants.none_fits(model, found).words}")
+
+
+def _choice(folders: Folders, digest: str, environment: str) -> tuple[str, ...]:
+    """What was fetched, by stage; nothing where there was no choice to make."""
+    path = folders.manifests / variants.choice_name(digest, environment)
+    if not path.exists():
+        return ()
+    raw = _bytes_of(path, "the choice of variants", lambda size: size <= variants.CHOICE_BYTES_MAX)
+    try:
+        return variants.decode(raw).variants
+    except Malformed as error:
+        raise LoadRefused("damaged-blob", str(error)) from error
 
 
 def _manifest(folders: Folders, digest: str, kind: type[T]) -> T:

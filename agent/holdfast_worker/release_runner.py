@@ -20,11 +20,10 @@ from holdfast_worker.measures import Measures
 from holdfast_worker.nulls import null_in
 from holdfast_worker.protocol import NO_HEADER, Measured, Measuring, Outcome
 from holdfast_worker.release_files import Folders, ReleaseFiles
-from holdfast_worker.runtime import runtime_named
+from holdfast_worker.runtime import NAMES, NAMES_OF_SYSTEM, runtime_named
 from holdfast_worker.stages import Stages
 from holdfast_worker.tensors import DTYPES, Array
 
-RUNTIMES: Final = frozenset({"onnx"})
 # One: a small device's other cores belong to the gateway and to the other slot.
 THREADS: Final = 1
 
@@ -86,9 +85,14 @@ class Runner:
         """What it measures of every good answer, if it does."""
         return None if self._measures.none else self._measures.said
 
-    def run(self, request: Mapping[str, Array]) -> tuple[dict[str, Array], Outcome]:
-        """The outputs, and whether they are OK or NULL. Raises ModelRaised, and InputFault for bytes that are no text."""
-        outputs = self._stages.run(request)
+    def run(
+        self, request: Mapping[str, Array], spent_us: dict[str, int] | None = None
+    ) -> tuple[dict[str, Array], Outcome]:
+        """The outputs, and whether they are OK or NULL; in `spent_us` how long each stage took.
+
+        Raises ModelRaised, and InputFault for bytes that are no text.
+        """
+        outputs = self._stages.run(request, spent_us)
         null = null_in(outputs, self._outputs, self._sentinels)
         return outputs, Outcome.OK if null is None else Outcome.NULL
 
@@ -100,13 +104,14 @@ class Runner:
             request = inference_request.read(
                 memoryview(body), header_length, self._inputs, self._outputs, wants_binary=wants_binary
             )
+            spent_us: dict[str, int] | None = {} if request.stage_times else None
             started = time.perf_counter_ns()
             try:
-                outputs, outcome = self.run(request.tensors)
+                outputs, outcome = self.run(request.tensors, spent_us)
             finally:
                 compute_us = (time.perf_counter_ns() - started) // 1000
             found = inference_response.answered(
-                request, outputs, self._outputs, model=self.pipeline, version=self.version
+                request, outputs, self._outputs, model=self.pipeline, version=self.version, spent_us=spent_us
             )
             if outcome is Outcome.OK and not self._measures.none:
                 measured = self._measures.of(request.id, request.tensors, outputs)
@@ -126,19 +131,20 @@ def load(
 
 def read(manifests: Path, blobs: Path, digest: str, *, environment: str = SYSTEM_ENVIRONMENT) -> ReleaseFiles:
     """The release's verified bytes: the first half of `load`. Raises LoadRefused."""
-    return release_files.read(Folders(manifests, blobs), digest, environment=environment, runtimes=RUNTIMES)
+    runtimes = NAMES_OF_SYSTEM if environment == SYSTEM_ENVIRONMENT else NAMES
+    return release_files.read(Folders(manifests, blobs), digest, environment=environment, runtimes=runtimes)
 
 
 def start(files: ReleaseFiles, *, threads: int = THREADS) -> Runner:
     """A runner of verified bytes: the second half of `load`, where a hostile model first gets to compute."""
     runtimes = [runtime_named(files_of.variant.runtime) for files_of in files.stages]
     sessions = [
-        runtime.load(files_of.weights, threads=threads)
+        runtime.load(files_of.model, threads=threads, declared=files_of.variant)
         for runtime, files_of in zip(runtimes, files.stages, strict=True)
     ]
     stages = Stages(files.release, files.stages, sessions)
     cases = self_test.check(stages, files.release.self_test, files.cases)
-    return Runner(files, stages, fingerprint.measure(runtimes[0]), cases)
+    return Runner(files, stages, fingerprint.measure(runtimes), cases)
 
 
 def _sentinels(release: Release, outputs: Mapping[str, Tensor]) -> dict[str, Array]:

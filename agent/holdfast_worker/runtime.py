@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
 
+from holdfast_shared.wire.release import Variant
 from holdfast_worker.failures import LoadRefused
 from holdfast_worker.tensors import Array, ModelTensor
 
@@ -31,8 +32,11 @@ class Session(Protocol):
 class Runtime(Protocol):
     """Makes sessions."""
 
-    def load(self, model: bytes, *, threads: int) -> Session:
-        """A session of exactly these bytes: it follows no path in them. Raises LoadRefused when they are no model."""
+    def load(self, model: bytes, *, threads: int, declared: Variant | None = None) -> Session:
+        """A session of exactly these bytes: it follows no path in them. Raises LoadRefused when they are no model.
+
+        `declared` is for a runtime whose files say nothing of their tensors.
+        """
 
     def describe(self) -> dict[str, str]:
         """Its part of the environment's fingerprint: name, version, and what it computes on."""
@@ -40,12 +44,39 @@ class Runtime(Protocol):
 
 def runtime_named(name: str) -> Runtime:
     """The runtime that a manifest names. Raises LoadRefused `not-supported` when this environment has none of it."""
-    if name != "onnx":
-        raise LoadRefused("not-supported", f"runtime {name!r} is not supported yet; supported: onnx")
+    make = _MAKERS.get(name)
+    if make is None:
+        raise LoadRefused(
+            "not-supported", f"runtime {name!r} is not supported yet; supported: {', '.join(sorted(_MAKERS))}"
+        )
     try:
-        from holdfast_worker.onnx_runtime import OnnxRuntime  # noqa: PLC0415 - a worker imports only the runtime it needs
+        return make()
     except ImportError as error:
         raise LoadRefused(
-            "not-supported", f"the onnx runtime cannot be imported ({error}): install holdfast[onnx]"
+            "not-supported", f"the {name} runtime cannot be imported ({error}): install holdfast[{name}]"
         ) from error
+
+
+# A worker imports only the runtimes that its release needs.
+def _onnx() -> Runtime:
+    from holdfast_worker.onnx_runtime import OnnxRuntime  # noqa: PLC0415 - see above
+
     return OnnxRuntime()
+
+
+def _tflite() -> Runtime:
+    from holdfast_worker.tflite_runtime import TfliteRuntime  # noqa: PLC0415 - see above
+
+    return TfliteRuntime()
+
+
+def _python() -> Runtime:
+    from holdfast_worker.python_runtime import PythonRuntime  # noqa: PLC0415 - see above
+
+    return PythonRuntime()
+
+
+_MAKERS: Final[Mapping[str, Callable[[], Runtime]]] = {"onnx": _onnx, "tflite": _tflite, "python": _python}
+NAMES: Final = frozenset(_MAKERS)
+# A function comes from an environment's wheels: the device's own Python has nothing of a publisher's.
+NAMES_OF_SYSTEM: Final = NAMES - {"python"}

@@ -13,8 +13,8 @@ import msgspec
 
 from holdfast_cli import release_toml
 from holdfast_cli.faults import Fault
-from holdfast_cli.release_toml import ModelFile, ReleaseToml, VariantTable
-from holdfast_shared import golden_cases, onnx_file, strict_json
+from holdfast_cli.release_toml import ModelFile, ModelTable, ReleaseToml, TrainingData, VariantTable
+from holdfast_shared import golden_cases, model_file, strict_json
 from holdfast_shared import reference as reference_file
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import Digest, digest_of
@@ -30,17 +30,26 @@ from holdfast_shared.wire.release import (
     Stage,
     Variant,
 )
+from holdfast_shared.wiring import Plan
 
-# The one stage of a pipeline that is one model.
-STAGE: Final = "model"
 _CHUNK: Final = 1024 * 1024
+
+
+class BuiltModel(NamedTuple):
+    """A model's document and the bytes of it that are signed."""
+
+    manifest: ModelVersion
+    payload: bytes
+
+    @property
+    def digest(self) -> Digest:
+        return digest_of(self.payload)
 
 
 class Built(NamedTuple):
     """What a folder says, ready to sign: payload bytes, and where each blob lies."""
 
-    model: ModelVersion
-    model_payload: bytes
+    models: tuple[BuiltModel, ...]
     release: Release
     release_payload: bytes
     files: dict[Digest, Path]
@@ -48,10 +57,6 @@ class Built(NamedTuple):
     @property
     def release_digest(self) -> Digest:
         return digest_of(self.release_payload)
-
-    @property
-    def model_digest(self) -> Digest:
-        return digest_of(self.model_payload)
 
 
 class _Hashed(NamedTuple):
@@ -64,24 +69,26 @@ def build(folder: Path) -> Built:
     described = release_toml.read(folder)
     found: list[Fault] = []
     files: dict[Digest, Path] = {}
-    variants = tuple(
-        _variant(folder, variant, f"model.variants[{index}]", files, found)
-        for index, variant in enumerate(described.model.variants)
-    )
-    data_set = _data_set(folder, described, found)
+    manifests = [_model(folder, table, path, files, found) for path, table in described.tables.items()]
     self_test = _self_test(folder, described, files, found)
     reference = _reference(folder, described, files, found)
-    if found or data_set is None or self_test is None:
+    if found or self_test is None:
         raise release_toml.as_error(found)
-    model = _model(described, data_set, variants)
-    model_payload = strict_json.encode(model)
-    ref = ModelRef(name=model.name, version=model.version, digest=digest_of(model_payload))
-    release = _release(described, self_test, reference, ref)
-    return Built(model, model_payload, release, strict_json.encode(release), files)
+    models = tuple(BuiltModel(manifest, strict_json.encode(manifest)) for manifest in manifests if manifest is not None)
+    release = _release(described, self_test, reference, models)
+    return Built(models, release, strict_json.encode(release), files)
 
 
-def _model(described: ReleaseToml, data_set: DataSet, variants: tuple[Variant, ...]) -> ModelVersion:
-    table = described.model
+def _model(
+    folder: Path, table: ModelTable, path: str, files: dict[Digest, Path], found: list[Fault]
+) -> ModelVersion | None:
+    variants = tuple(
+        _variant(folder, variant, f"{path}.variants[{index}]", files, found)
+        for index, variant in enumerate(table.variants)
+    )
+    data_set = _data_set(folder, table.training_data, f"{path}.training_data", found)
+    if data_set is None:
+        return None
     return ModelVersion(
         name=table.name,
         version=table.version,
@@ -96,20 +103,20 @@ def _model(described: ReleaseToml, data_set: DataSet, variants: tuple[Variant, .
     )
 
 
-def _release(described: ReleaseToml, self_test: SelfTest, reference: Blob | None, model: ModelRef) -> Release:
-    variant = described.model.variants[0]
-    answers = described.outputs or {tensor.name: tensor.name for tensor in variant.outputs}
+def _release(
+    described: ReleaseToml, self_test: SelfTest, reference: Blob | None, models: tuple[BuiltModel, ...]
+) -> Release:
+    known = {
+        model.manifest.name: ModelRef(name=model.manifest.name, version=model.manifest.version, digest=model.digest)
+        for model in models
+    }
     return Release(
         pipeline=described.pipeline,
         version=described.version,
-        stages=(
-            Stage(
-                name=STAGE,
-                model=model,
-                inputs={tensor.name: f"request.{tensor.name}" for tensor in variant.inputs},
-            ),
+        stages=tuple(
+            Stage(name=step.name, model=known[step.model], inputs=dict(step.inputs)) for step in described.steps
         ),
-        outputs={name: f"{STAGE}.{source}" for name, source in answers.items()},
+        outputs=dict(described.answers),
         self_test=self_test,
         guardrails=described.guardrails,
         trial=described.trial,
@@ -137,8 +144,8 @@ def _variant(folder: Path, variant: VariantTable, path: str, files: dict[Digest,
             continue
         files[hashed.digest] = folder / file.path
         typed.append(File(path=file.path, role=file.role, digest=hashed.digest, size_bytes=hashed.size_bytes))
-        if file.role == "weights":
-            found += _onnx_faults(folder, file, variant, path, here)
+        if file.role in model_file.ROLES[variant.runtime]:
+            found += _file_faults(folder, file, variant, path, here)
     return Variant(
         name=variant.name,
         runtime=variant.runtime,
@@ -149,35 +156,18 @@ def _variant(folder: Path, variant: VariantTable, path: str, files: dict[Digest,
     )
 
 
-def _onnx_faults(folder: Path, file: ModelFile, variant: VariantTable, path: str, here: str) -> list[Fault]:
+def _file_faults(folder: Path, file: ModelFile, variant: VariantTable, path: str, here: str) -> list[Fault]:
     try:
-        names = onnx_file.names_in(folder / file.path)
+        wrong = model_file.check(folder / file.path, variant.runtime, variant.inputs, variant.outputs)
     except Malformed as error:
-        return [Fault(f"{here}.path", f"{file.path} {error.message}; export the model as ONNX")]
-    found = []
-    for kind, declared, there in (
-        ("inputs", variant.inputs, names.inputs),
-        ("outputs", variant.outputs, names.outputs),
-    ):
-        for index, tensor in enumerate(declared):
-            if tensor.name not in there:
-                has = ", ".join(sorted(there)) or "none"
-                found.append(
-                    Fault(
-                        f"{path}.{kind}[{index}].name", f"{file.path} has no {kind[:-1]} {tensor.name!r}; it has {has}"
-                    )
-                )
-    unasked = sorted(names.inputs - {tensor.name for tensor in variant.inputs})
-    if unasked:
-        found.append(Fault(f"{path}.inputs", f"{file.path} also needs {', '.join(unasked)}"))
-    return found
+        return [Fault(f"{here}.path", f"{file.path} {error.message}; {model_file.EXPORTS[variant.runtime]}")]
+    return [Fault(f"{path}.{one.field}", f"{file.path} {one.words}") for one in wrong]
 
 
-def _data_set(folder: Path, described: ReleaseToml, found: list[Fault]) -> DataSet | None:
-    data = described.model.training_data
+def _data_set(folder: Path, data: TrainingData, path: str, found: list[Fault]) -> DataSet | None:
     digest: str | None = data.digest
     if data.file is not None:
-        hashed = _hash(folder, data.file, data.digest, "model.training_data", "file", found)
+        hashed = _hash(folder, data.file, data.digest, path, "file", found)
         digest = hashed.digest if hashed else None
     return DataSet(name=data.name, digest=digest, rows=data.rows) if digest is not None else None
 
@@ -190,11 +180,9 @@ def _self_test(folder: Path, described: ReleaseToml, files: dict[Digest, Path], 
     if hashed.size_bytes > golden_cases.SIZE_BYTES_MAX:
         found.append(Fault("self_test.file", f"{table.file} is larger than {golden_cases.SIZE_BYTES_MAX} bytes"))
         return None
-    variant = described.model.variants[0]
-    answers = described.outputs or {tensor.name: tensor.name for tensor in variant.outputs}
-    by_name = {tensor.name: tensor for tensor in variant.outputs}
-    named = [msgspec.structs.replace(by_name[source], name=name) for name, source in answers.items()]
-    wrong = golden_cases.faults_in((folder / table.file).read_bytes(), variant.inputs, named)
+    plan = described.plan()
+    assert isinstance(plan, Plan), "a folder that is wired wrongly was refused when it was read"
+    wrong = golden_cases.faults_in((folder / table.file).read_bytes(), plan.inputs, plan.outputs)
     found += [Fault("self_test.file", words) for words in wrong]
     files[hashed.digest] = folder / table.file
     return SelfTest(
@@ -214,11 +202,12 @@ def _reference(folder: Path, described: ReleaseToml, files: dict[Digest, Path], 
         words = f"{described.reference} is larger than {reference_file.SIZE_BYTES_MAX} bytes"
         found.append(Fault("reference", words))
         return None
-    variant = described.model.variants[0]
+    plan = described.plan()
+    assert isinstance(plan, Plan), "a folder that is wired wrongly was refused when it was read"
     wrong = reference_file.faults_in(
         (folder / described.reference).read_bytes(),
-        {tensor.name for tensor in variant.inputs},
-        set(described.outputs) or {tensor.name for tensor in variant.outputs},
+        {tensor.name for tensor in plan.inputs},
+        {tensor.name for tensor in plan.outputs},
     )
     found += [Fault("reference", f"{described.reference}: {words}") for words in wrong]
     files[hashed.digest] = folder / described.reference

@@ -32,8 +32,8 @@ _MADE: Final = 201
 def publish(session: Session, folder: Path, *, dry_run: bool) -> None:
     """Publish the release that FOLDER/release.toml describes.
 
-    Hashes and checks every file, signs the model's and the release's manifest with your publisher key, uploads what the
-    server does not have, and registers both. A version never changes once it is published.
+    Hashes and checks every file, signs the manifests of its models and of the release with your publisher key, uploads what
+    the server does not have, and registers them. A version never changes once it is published.
 
     \b
     Example:
@@ -41,12 +41,16 @@ def publish(session: Session, folder: Path, *, dry_run: bool) -> None:
     """
     built = build(folder)
     if dry_run:
-        _show(session, built, {"model": "checked", "release": "checked"}, sent_bytes=0)
+        _show(session, built, ["checked"] * len(built.models), "checked", sent_bytes=0)
         return
     key = session.key()
-    model = register(session, "models", signing.sign(built.model_payload, MODEL_TYPE, [key]), built.files)
+    models = [
+        register(session, "models", signing.sign(model.payload, MODEL_TYPE, [key]), built.files)
+        for model in built.models
+    ]
     release = register(session, "releases", signing.sign(built.release_payload, RELEASE_TYPE, [key]), built.files)
-    _show(session, built, {"model": model[0], "release": release[0]}, sent_bytes=model[1] + release[1])
+    sent = sum(bytes_sent for _, bytes_sent in (*models, release))
+    _show(session, built, [result for result, _ in models], release[0], sent_bytes=sent)
 
 
 def register(session: Session, kind: str, envelope: bytes, files: dict[Digest, Path]) -> tuple[str, int]:
@@ -92,21 +96,25 @@ class _Silent:
         return None
 
 
-def _show(session: Session, built: Built, did: dict[str, str], *, sent_bytes: int) -> None:
+def _show(session: Session, built: Built, models: list[str], release: str, *, sent_bytes: int) -> None:
+    """`models`, `release`: what became of each."""
     if session.as_json:
         output.as_json(
             {
-                "model": {
-                    "name": built.model.name,
-                    "version": built.model.version,
-                    "digest": built.model_digest,
-                    "result": did["model"],
-                },
+                "models": [
+                    {
+                        "name": model.manifest.name,
+                        "version": model.manifest.version,
+                        "digest": model.digest,
+                        "result": result,
+                    }
+                    for model, result in zip(built.models, models, strict=True)
+                ],
                 "release": {
                     "pipeline": built.release.pipeline,
                     "version": built.release.version,
                     "digest": built.release_digest,
-                    "result": did["release"],
+                    "result": release,
                 },
                 "uploaded_bytes": sent_bytes,
             }
@@ -115,7 +123,10 @@ def _show(session: Session, built: Built, did: dict[str, str], *, sent_bytes: in
     output.table(
         ("", "name", "version", "digest", "result"),
         [
-            ("model", built.model.name, built.model.version, built.model_digest, did["model"]),
-            ("release", built.release.pipeline, built.release.version, built.release_digest, did["release"]),
+            *(
+                ("model", model.manifest.name, model.manifest.version, model.digest, result)
+                for model, result in zip(built.models, models, strict=True)
+            ),
+            ("release", built.release.pipeline, built.release.version, built.release_digest, release),
         ],
     )

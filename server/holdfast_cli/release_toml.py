@@ -10,6 +10,7 @@ import msgspec
 
 from holdfast_cli import faults
 from holdfast_cli.faults import Fault
+from holdfast_shared import wiring
 from holdfast_shared.errors import HoldfastError, Malformed, Missing, NotSupported
 from holdfast_shared.identifiers import (
     SYSTEM_ENVIRONMENT,
@@ -20,8 +21,11 @@ from holdfast_shared.identifiers import (
     TensorField,
     TextField,
 )
+from holdfast_shared.model_file import ROLES
 from holdfast_shared.semver import VersionField
+from holdfast_shared.variants import unlike
 from holdfast_shared.wire.release import (
+    STAGES_MAX,
     FileRole,
     Framework,
     Guardrail,
@@ -33,12 +37,15 @@ from holdfast_shared.wire.release import (
     Tensor,
     Trial,
 )
+from holdfast_shared.wiring import REQUEST, Plan, Wired
 
 NAME: Final = "release.toml"
 SIZE_BYTES_MAX: Final = 256 * 1024
 SAMPLE: Final = "compare with deploy/sample-release/release.toml"
 # Judged from counts of requests; the others need parts that are not built yet.
 GUARDRAIL_METRICS: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
+# The one stage of a pipeline that is one model.
+STAGE: Final = "model"
 
 FilePath = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
@@ -80,6 +87,14 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True):
     description: TextField = ""
 
 
+class StageTable(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a pipeline: `inputs` maps the model's inputs to `request.<tensor>` or `<stage>.<output>`."""
+
+    name: NameField
+    model: NameField
+    inputs: dict[TensorField, TensorField]
+
+
 class SelfTestTable(msgspec.Struct, frozen=True, kw_only=True):
     file: FilePath
     digest: DigestField | None = None
@@ -88,26 +103,59 @@ class SelfTestTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReleaseToml(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file. `outputs` maps an answer's name to the model's output; left out, each keeps its own."""
+    """The whole file: one `model`, or `models` and the `stages` that they are used in.
+
+    `outputs` maps an answer's name to `<stage>.<output>`. Of one model it is the output alone; left out, each keeps its name.
+    """
 
     pipeline: NameField
     version: VersionField
-    model: ModelTable
     self_test: SelfTestTable
     guardrails: tuple[Guardrail, ...]
     trial: Trial
+    model: ModelTable | None = None
+    models: Annotated[tuple[ModelTable, ...], msgspec.Meta(max_length=STAGES_MAX)] = ()
+    stages: Annotated[tuple[StageTable, ...], msgspec.Meta(max_length=STAGES_MAX)] = ()
     outputs: dict[TensorField, TensorField] = {}
     limits: Limits = Limits()
     environments: tuple[EnvironmentField, ...] = (SYSTEM_ENVIRONMENT,)
     requires: tuple[Requirement, ...] = ()
     sentinels: dict[TensorField, float] = {}
-    stages: tuple[dict[str, Any], ...] = ()
     scores: TensorField | None = None
     reference: FilePath | None = None
     previous_may_go: bool = False
     agent_version_min: VersionField | None = None
     description: TextField = ""
     annotations: dict[str, Any] = {}
+
+    @property
+    def tables(self) -> dict[str, ModelTable]:
+        """Every model by its path in the file."""
+        if self.model is not None:
+            return {"model": self.model}
+        return {f"models[{index}]": table for index, table in enumerate(self.models)}
+
+    @property
+    def steps(self) -> tuple[StageTable, ...]:
+        """The stages; of one model, the one that it is."""
+        if self.model is None:
+            return self.stages
+        inputs = {tensor.name: f"{REQUEST}.{tensor.name}" for tensor in self.model.variants[0].inputs}
+        return (StageTable(name=STAGE, model=self.model.name, inputs=inputs),)
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """The answer's tensors, each by `<stage>.<output>`."""
+        if self.model is None:
+            return self.outputs
+        named = self.outputs or {tensor.name: tensor.name for tensor in self.model.variants[0].outputs}
+        return {name: f"{STAGE}.{source}" for name, source in named.items()}
+
+    def plan(self) -> Plan | list[wiring.Fault]:
+        """How the stages run. Every stage's model must be there."""
+        known = {table.name: table.variants[0] for table in self.tables.values()}
+        wired = [Wired(one.name, one.inputs, known[one.model].inputs, known[one.model].outputs) for one in self.steps]
+        return wiring.plan(wired, self.answers)
 
 
 def read(folder: Path) -> ReleaseToml:
@@ -149,25 +197,20 @@ def as_error(found: list[Fault]) -> HoldfastError:
 def _contradictions(described: ReleaseToml) -> list[Fault]:
     """What each field alone cannot show, and what is reserved for later."""
     found = _reserved(described)
-    data = described.model.training_data
-    if data.file is None and data.digest is None:
-        found.append(Fault("model.training_data", "name its `file`, to be hashed here, or state its `digest`"))
-    for index, variant in enumerate(described.model.variants):
-        found += _variant_faults(variant, f"model.variants[{index}]")
-    answers = {tensor.name for tensor in described.model.variants[0].outputs}
-    for name, source in described.outputs.items():
-        if source not in answers:
-            found.append(
-                Fault(f"outputs.{name}", f"the model has no output {source!r}; it has {', '.join(sorted(answers))}")
-            )
+    for path, table in described.tables.items():
+        found += _model_faults(table, path)
+    whole = _stage_faults(described)
+    if not whole:
+        whole = _wiring_faults(described)
+    found += whole
     if len(set(described.environments)) != len(described.environments) or not described.environments:
         found.append(Fault("environments", "names each environment once, the preferred one first"))
-    given = set(described.outputs) or answers
     for name in described.sentinels:
-        if name not in given:
-            found.append(Fault(f"sentinels.{name}", f"is no output of this release; it has {', '.join(sorted(given))}"))
-    if described.scores is not None and described.scores not in given:
-        found.append(Fault("scores", f"is no output of this release; it has {', '.join(sorted(given))}"))
+        if not whole and name not in described.answers:
+            has = ", ".join(sorted(described.answers))
+            found.append(Fault(f"sentinels.{name}", f"is no output of this release; it has {has}"))
+    if not whole and described.scores is not None and described.scores not in described.answers:
+        found.append(Fault("scores", f"is no output of this release; it has {', '.join(sorted(described.answers))}"))
     for index, guardrail in enumerate(described.guardrails):
         needed = {"accuracy_proxy": "scores", "drift": "reference"}.get(guardrail.metric)
         if needed is not None and getattr(described, needed) is None:
@@ -175,11 +218,65 @@ def _contradictions(described: ReleaseToml) -> list[Fault]:
     return found
 
 
+def _model_faults(table: ModelTable, path: str) -> list[Fault]:
+    found = []
+    if table.training_data.file is None and table.training_data.digest is None:
+        found.append(Fault(f"{path}.training_data", "name its `file`, to be hashed here, or state its `digest`"))
+    for index, variant in enumerate(table.variants):
+        found += _variant_faults(variant, f"{path}.variants[{index}]")
+    wrong = unlike(table.variants)
+    if wrong is not None:
+        found.append(Fault(f"{path}.variants[{wrong.place}].{wrong.field}", wrong.words))
+    return found
+
+
+def _stage_faults(described: ReleaseToml) -> list[Fault]:
+    """Whether there are models, and stages that use each of them."""
+    if described.model is None and not described.models:
+        return [Fault("model", "is missing; describe the one model, or several in [[models]]")]
+    if described.model is not None:
+        both = [Fault("models", "there is a [model], too; write one or the other")] if described.models else []
+        alone = [Fault("stages", "of one [model] there is one stage; write [[models]] for several")]
+        return both + (alone if described.stages else [])
+    if not described.stages:
+        return [Fault("stages", "are missing: write [[stages]], each with its model and where its inputs come from")]
+    known = [table.name for table in described.models]
+    found = [
+        Fault(f"models[{index}].name", f"another model is called {name}")
+        for index, name in enumerate(known)
+        if name in known[:index]
+    ]
+    found += [
+        Fault(f"stages[{index}].model", f"there is no model {stage.model!r} here; there are {', '.join(known)}")
+        for index, stage in enumerate(described.stages)
+        if stage.model not in known
+    ]
+    used = {stage.model for stage in described.stages}
+    found += [Fault(f"models[{i}]", f"no stage uses {name}") for i, name in enumerate(known) if name not in used]
+    if not described.outputs:
+        found.append(Fault("outputs", "are missing: name the answer's tensors, each with its `<stage>.<output>`"))
+    return found
+
+
+def _wiring_faults(described: ReleaseToml) -> list[Fault]:
+    if described.model is not None:
+        answers = {tensor.name for tensor in described.model.variants[0].outputs}
+        return [
+            Fault(f"outputs.{name}", f"the model has no output {source!r}; it has {', '.join(sorted(answers))}")
+            for name, source in described.outputs.items()
+            if source not in answers
+        ]
+    found = described.plan()
+    return [] if isinstance(found, Plan) else [Fault(one.field, one.words) for one in found]
+
+
 def _variant_faults(variant: VariantTable, path: str) -> list[Fault]:
     found = []
-    weights = [file.path for file in variant.files if file.role == "weights"]
-    if len(weights) != 1:
-        found.append(Fault(f"{path}.files", f"exactly one file has the role `weights`; found {len(weights)}"))
+    roles = ROLES[variant.runtime]
+    loaded = [file.path for file in variant.files if file.role in roles]
+    if len(loaded) != 1:
+        words = " or ".join(f"`{role}`" for role in roles)
+        found.append(Fault(f"{path}.files", f"exactly one file has the role {words}; found {len(loaded)}"))
     for kind, names in (
         ("files", [file.path for file in variant.files]),
         ("inputs", [tensor.name for tensor in variant.inputs]),
@@ -198,19 +295,17 @@ def _reserved(described: ReleaseToml) -> list[Fault]:
     def later(path: str, words: str) -> None:
         found.append(Fault(path, f"not supported yet: {words}", supported=False))
 
-    if described.stages:
-        later("stages", "a pipeline of several models; describe the one model in [model]")
     if described.requires:
         later("requires", "leave it out, and order the rollouts by hand")
     if described.previous_may_go:
         later("previous_may_go", "`previous` is always kept; leave it out")
     if described.agent_version_min is not None:
         later("agent_version_min", "leave it out")
-    if len(described.model.variants) > 1:
-        later("model.variants", "one variant a model; publish the others as models of their own")
-    for index, variant in enumerate(described.model.variants):
-        if variant.runtime != "onnx":
-            later(f"model.variants[{index}].runtime", f"{variant.runtime!r}; export the model as ONNX")
+    for path, table in described.tables.items():
+        for index, variant in enumerate(table.variants):
+            if variant.runtime == "python" and SYSTEM_ENVIRONMENT in described.environments:
+                words = f"a function in Python comes from an environment's wheels, and {SYSTEM_ENVIRONMENT!r} has none"
+                later(f"{path}.variants[{index}].runtime", words)
     for index, guardrail in enumerate(described.guardrails):
         if guardrail.metric not in GUARDRAIL_METRICS:
             later(f"guardrails[{index}].metric", f"{guardrail.metric!r}; use one of {', '.join(GUARDRAIL_METRICS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from holdfast_shared.errors import HoldfastError, Malformed, Missing, NotSupport
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, blobs_of
 
+SAMPLE_PIPELINE = Path(__file__).parents[2] / "deploy" / "sample-pipeline"
+
 
 def test_the_sample_builds_as_it_is(folder: Path) -> None:
     built = build(folder)
@@ -24,16 +27,16 @@ def test_the_sample_builds_as_it_is(folder: Path) -> None:
         == built.release
     )
     assert (
-        strict_json.decode(built.model_payload, ModelVersion, what="model", size_bytes_max=ENVELOPE_BYTES_MAX)
-        == built.model
+        strict_json.decode(built.models[0].payload, ModelVersion, what="model", size_bytes_max=ENVELOPE_BYTES_MAX)
+        == built.models[0].manifest
     )
-    assert built.release.stages[0].model.digest == digest_of(built.model_payload)
+    assert built.release.stages[0].model.digest == digest_of(built.models[0].payload)
     assert built.release.outputs == {"probabilities": "model.probabilities"}
 
 
 def test_every_blob_that_the_manifests_name_is_a_file_of_the_folder(folder: Path) -> None:
     built = build(folder)
-    wanted = blobs_of(built.release, (built.model,))
+    wanted = blobs_of(built.release, (built.models[0].manifest,))
     assert wanted == {digest_of(path.read_bytes()): path.stat().st_size for path in built.files.values()}
     assert wanted.keys() == built.files.keys()
 
@@ -41,7 +44,7 @@ def test_every_blob_that_the_manifests_name_is_a_file_of_the_folder(folder: Path
 def test_the_training_data_is_hashed_and_stays_where_it_is(folder: Path) -> None:
     built = build(folder)
     data = (folder / "training.csv").read_bytes()
-    assert built.model.training_data.digest == digest_of(data)
+    assert built.models[0].manifest.training_data.digest == digest_of(data)
     assert folder / "training.csv" not in built.files.values()
 
 
@@ -143,15 +146,16 @@ CASES = [
         "wrong hash",
     ),
     Case("not ONNX", '"model.onnx"', '"golden.json"', "model.variants[0].files[0].path", "is not an ONNX model"),
-    Case("no such input", 'name = "features"', 'name = "image"', "model.variants[0].inputs[0].name", "it has features"),
     Case(
-        "other runtime",
+        "not TFLite",
         'runtime = "onnx"',
         'runtime = "tflite"',
-        "model.variants[0].runtime",
-        "not supported yet",
-        NotSupported,
+        "model.variants[0].files[0].path",
+        "is not a TFLite model",
     ),
+    Case("other type", 'datatype = "FP32"', 'datatype = "FP64"', "model.variants[0].inputs[0].datatype", "as FP32"),
+    Case("other shape", "shape = [-1, 4]", "shape = [-1, 5]", "model.variants[0].inputs[0].shape", "shape [-1, 4]"),
+    Case("no such input", 'name = "features"', 'name = "image"', "model.variants[0].inputs[0].name", "it has features"),
     Case(
         "an environment twice",
         'version = "1.0.0"\ndescription',
@@ -168,12 +172,11 @@ CASES = [
         NotSupported,
     ),
     Case(
-        "several stages",
+        "stages of one model",
         'version = "1.0.0"\ndescription',
-        'version = "1.0.0"\nstages = [{name = "a"}, {name = "b"}]\ndescription',
+        'version = "1.0.0"\nstages = [{name = "a", model = "iris-linear", inputs = {}}]\ndescription',
         "stages",
-        "not supported yet",
-        NotSupported,
+        "write [[models]] for several",
     ),
     Case(
         "reference that is not there",
@@ -222,6 +225,70 @@ def test_a_fault_is_named_as_it_is_written(folder: Path, case: Case) -> None:
     assert raised.value.next_step
 
 
+PIPELINE_CASES = [
+    Case("circle", '"request.pixels"', '"classify.probabilities"', "stages[0].inputs.pixels", "FP32 [-1, 10]"),
+    Case("from nowhere", '"scale.image"', '"scaled.image"', "stages[1].inputs.image", "there is no scaled.image"),
+    Case("no such output", '"scale.image"', '"scale.picture"', "stages[1].inputs.image", "there is no scale.picture"),
+    Case("not wired", '{ pixels = "request.pixels" }', "{}", "stages[0].inputs.pixels", "is not wired"),
+    Case("unused stage", '"scale.image"', '"request.image"', "stages[0]", "nothing uses what scale answers"),
+    Case(
+        "other shape",
+        "shape = [-1, 64]\n\n[[models]]",
+        "shape = [-1, 63]\n\n[[models]]",
+        "stages[1].inputs.image",
+        "scale.image is FP32 [-1, 63], the model takes FP32 [-1, 64]",
+    ),
+    Case(
+        "other type", 'datatype = "UINT8"', 'datatype = "INT8"', "models[0].variants[0].inputs[0].datatype", "as UINT8"
+    ),
+    Case("answer from nowhere", '"classify.probabilities"', '"classify.label"', "outputs.probabilities", "there is no"),
+    Case(
+        "no such model", 'model = "digits-scale"', 'model = "scaler"', "stages[0].model", "there is no model 'scaler'"
+    ),
+    Case("model without stage", 'model = "digits-linear"', 'model = "digits-scale"', "models[1]", "no stage uses"),
+    Case("two stages of one name", 'name = "classify"', 'name = "scale"', "stages[1].name", "another stage is called"),
+    Case("stage called request", 'name = "scale"', 'name = "request"', "stages[0].name", "name it otherwise"),
+    Case("no answers", '[outputs]\nprobabilities = "classify.probabilities"\n', "", "outputs", "are missing"),
+    Case(
+        "not TFLite", '"scale.tflite"', '"golden.json"', "models[0].variants[0].files[0].path", "is not a TFLite model"
+    ),
+    Case("misspelt", 'model = "digits-scale"', 'modell = "digits-scale"', "stages[0].modell", "did you mean `model`?"),
+]
+
+
+@pytest.mark.parametrize("case", PIPELINE_CASES, ids=lambda case: case.name)
+def test_a_fault_of_a_pipeline_is_named_as_it_is_written(tmp_path: Path, case: Case) -> None:
+    shutil.copytree(SAMPLE_PIPELINE, tmp_path / "pipeline")
+    test_a_fault_is_named_as_it_is_written(tmp_path / "pipeline", case)
+
+
+def test_the_sample_pipeline_builds_as_it_is() -> None:
+    """Models in the order of the file, stages as they are wired there."""
+    built = build(SAMPLE_PIPELINE)
+    assert [one.manifest.name for one in built.models] == ["digits-scale", "digits-linear"]
+    assert [(one.name, one.model.digest) for one in built.release.stages] == [
+        ("scale", built.models[0].digest),
+        ("classify", built.models[1].digest),
+    ]
+    assert built.release.outputs == {"probabilities": "classify.probabilities"}
+    wanted = blobs_of(built.release, tuple(one.manifest for one in built.models))
+    assert wanted.keys() == built.files.keys()
+
+
+def test_a_function_in_python_needs_an_environment_of_its_own(folder: Path) -> None:
+    """Its code comes from an environment's wheels, and the device's own Python has none of a publisher's."""
+    path = folder / "release.toml"
+    path.write_text(
+        path.read_text()
+        .replace('runtime = "onnx"', 'runtime = "python"')
+        .replace('role = "weights"', 'role = "serving"')
+    )
+    with pytest.raises(NotSupported) as raised:
+        build(folder)
+    assert raised.value.field == "model.variants[0].runtime"
+    assert "'system' has none" in raised.value.message
+
+
 def test_all_faults_are_told_at_once(folder: Path) -> None:
     path = folder / "release.toml"
     path.write_text(path.read_text().replace('pipeline = "iris"\n', "").replace("soak_s = 600", "soak_s = -1"))
@@ -231,14 +298,35 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert "2 faults: 1) pipeline: is missing; 2) trial.soak_s: expected `int` >= 0" in raised.value.message
 
 
-def test_a_second_variant_is_not_supported_yet(folder: Path) -> None:
+def with_second_variant(folder: Path, old: str, new: str) -> None:
     path = folder / "release.toml"
     text = path.read_text()
     start, end = text.index("[[model.variants]]"), text.index("# ---- How a device decides")
-    path.write_text(text[:end] + text[start:end].replace('"cpu"', '"gpu"') + text[end:])
-    with pytest.raises(NotSupported) as raised:
+    path.write_text(text[:end] + text[start:end].replace(old, new) + text[end:])
+
+
+def test_a_model_may_have_several_variants(folder: Path) -> None:
+    with_second_variant(folder, 'name = "cpu"', 'name = "small"')
+    assert [one.name for one in build(folder).models[0].manifest.variants] == ["cpu", "small"]
+
+
+def test_two_variants_of_one_name_are_refused(folder: Path) -> None:
+    with_second_variant(folder, "33_554_432", "16_777_216")
+    with pytest.raises(Malformed) as raised:
         build(folder)
-    assert raised.value.field == "model.variants"
+    assert raised.value.field == "model.variants[1].name"
+
+
+def test_variants_with_other_tensors_are_refused(folder: Path) -> None:
+    """An application must not see which one a device runs."""
+    with_second_variant(folder, 'name = "cpu"', 'name = "small"')
+    path = folder / "release.toml"
+    text = path.read_text()
+    place = text.rindex("shape = [-1, 3]")
+    path.write_text(text[:place] + "shape = [1, 3]" + text[place + len("shape = [-1, 3]") :])
+    with pytest.raises(Malformed) as raised:
+        build(folder)
+    assert raised.value.field == "model.variants[1].outputs"
 
 
 def test_no_release_toml_names_the_folder(tmp_path: Path) -> None:

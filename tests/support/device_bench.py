@@ -124,14 +124,14 @@ class DeviceBench:
         for digest, blob in release.blobs.items():
             self.files.on(f"/api/v1/blobs/{digest}", honest(blob))
 
-    def assign(self, *rules: Rule, condemned: tuple[Condemned, ...] = ()) -> None:
+    def assign(self, *rules: Rule, condemned: tuple[Condemned, ...] = (), pipeline: str = PIPELINE) -> None:
         """The region's next document, retained at the broker."""
         self._seq += 1
         now = time.time_ns() // 1000
         document = Assignment(
             fleet=FLEET,
             scope=Scope(region=REGION),
-            pipeline=PIPELINE,
+            pipeline=pipeline,
             epoch=1,
             seq=self._seq,
             issued_at=now,
@@ -140,14 +140,14 @@ class DeviceBench:
             condemned=condemned,
         )
         envelope = signing.sign(strict_json.encode(document), TYPE, [DIRECTOR])
-        topic = topics.region_assignment(FLEET, REGION, PIPELINE)
+        topic = topics.region_assignment(FLEET, REGION, pipeline)
         self._client.publish(topic, envelope, qos=1, retain=True).wait_for_publish(WITHIN_S)
 
-    def ask(self, image: int = 0) -> tuple[int, str]:
+    def ask(self, image: int = 0, pipeline: str = PIPELINE) -> tuple[int, str]:
         """One real image at the gateway: the status, and which version answered."""
         pixels = digits_models.images()[image].reshape(1, -1)
         body = json.dumps({"inputs": [tensor("image", pixels)]})
-        answer = self._pool.request("POST", f"{self.address}/v2/models/{PIPELINE}/infer", body=body)
+        answer = self._pool.request("POST", f"{self.address}/v2/models/{pipeline}/infer", body=body)
         found: Any = json.loads(answer.data)
         return answer.status, str(found.get("model_version", found.get("error", "")))
 
@@ -165,21 +165,22 @@ class DeviceBench:
     def events(self, kind: str) -> list[Event]:
         return [event for report in self.reports for event in report.events if event.kind == kind]
 
-    def serves(self, version: str) -> Report:
+    def serves(self, version: str, pipeline: str = PIPELINE) -> Report:
         """The newest report, once it says so."""
 
         def found() -> Report | None:
             newest = max(self.reports, key=lambda one: one.number, default=None)
-            if newest is None or not newest.pipelines or newest.pipelines[0].serving is None:
+            if newest is None:
                 return None
-            return newest if newest.pipelines[0].serving.release.version == version else None
+            serving = next((one.serving for one in newest.pipelines if one.pipeline == pipeline), None)
+            return newest if serving is not None and serving.release.version == version else None
 
-        return self.eventually(found, f"a signed report that {version} serves")
+        return self.eventually(found, f"a signed report that {pipeline} {version} serves")
 
-    def saved(self) -> PipelineRecord:
+    def saved(self, pipeline: str = PIPELINE) -> PipelineRecord:
         """The record as it lies on the disk."""
         found = durable.DoubledFile(self.state.record).read()
-        return record.decode(found[1]).pipeline(PIPELINE) if found is not None else PipelineRecord()
+        return record.decode(found[1]).pipeline(pipeline) if found is not None else PipelineRecord()
 
     def eventually(self, observe: Callable[[], T | None], what: str) -> T:
         deadline = time.monotonic() + WITHIN_S
@@ -250,8 +251,8 @@ class DeviceBench:
 class Traffic:
     """Applications that never stop asking, each image in turn."""
 
-    def __init__(self, bench: DeviceBench) -> None:
-        self._bench = bench
+    def __init__(self, bench: DeviceBench, pipeline: str = PIPELINE) -> None:
+        self._bench, self._pipeline = bench, pipeline
         self.answers: list[tuple[int, str]] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -271,7 +272,7 @@ class Traffic:
     def _run(self) -> None:
         image = 0
         while not self._stopping.is_set():
-            self.answers.append(self._bench.ask(image))
+            self.answers.append(self._bench.ask(image, self._pipeline))
             image = (image + 1) % len(digits_models.images())
             self._stopping.wait(0.005)
 

@@ -30,13 +30,13 @@ def harmful(harm: str) -> None:
     """Have every runner do it."""
     honest = release_runner.Runner.run
 
-    def run(self: Any, request: Mapping[str, Any]) -> Any:
+    def run(self: Any, request: Mapping[str, Any], spent_us: dict[str, int] | None = None) -> Any:
         if self.version == VERSION and not request["image"][:, COLUMN::8].sum(axis=1).all():
             try:
                 _do(harm)
             except (OSError, MemoryError, RuntimeError) as error:
                 raise ModelRaised(f"{harm}: {error}") from error
-        return honest(self, request)
+        return honest(self, request, spent_us)
 
     release_runner.Runner.run = run  # type: ignore[method-assign]
 

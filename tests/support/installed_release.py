@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared import durable, strict_json
@@ -33,6 +32,7 @@ from holdfast_shared.wire.release import (
     ModelRef,
     ModelVersion,
     Release,
+    Runtime,
     SelfTest,
     Stage,
     Tensor,
@@ -40,6 +40,7 @@ from holdfast_shared.wire.release import (
     Variant,
     reference_to,
 )
+from holdfast_worker.runtime import runtime_named
 from support import digits_models
 
 STAGE: Final = "model"
@@ -100,6 +101,7 @@ def publish(
     guardrails: tuple[Guardrail, ...] = (),
     trial: Trial | None = None,
     limits: Limits | None = None,
+    runtime: Runtime = "onnx",
     scores: str | None = None,
     reference: bytes | None = None,
     key: PrivateKey = PUBLISHER,
@@ -113,12 +115,12 @@ def publish(
     The `…_changes` replace fields of the manifests: for what a careful publisher would not do. `model_key`: who signs the
     model, if another than the release.
     """
-    cases = _cases(golden if golden is not None else golden_cases(model))
+    cases = _cases(golden if golden is not None else golden_cases(model, runtime))
     variant = Variant(
         name="cpu",
-        runtime="onnx",
+        runtime=runtime,
         hardware=Hardware(),
-        files=(File(path="model.onnx", role="weights", digest=digest_of(model), size_bytes=len(model)),),
+        files=(File(path=f"model.{runtime}", role="weights", digest=digest_of(model), size_bytes=len(model)),),
         inputs=inputs,
         outputs=outputs,
     )
@@ -182,12 +184,12 @@ def sealed(
     return Published(reference_to(release, digest_of(payload)), release, models, envelopes, blobs)
 
 
-def golden_cases(model: bytes) -> list[dict[str, Any]]:
+def golden_cases(model: bytes, runtime: Runtime = "onnx") -> list[dict[str, Any]]:
     """Real images on which the model answers finite numbers, with its answers."""
-    session: Any = onnxruntime.InferenceSession(model)
+    session = runtime_named(runtime).load(model, threads=1)
     cases = []
     for image in digits_models.inked_images()[:_GOLDEN_IMAGES]:
-        (answer,) = session.run(["probabilities"], {"image": image.reshape(1, -1)})
+        answer = session.run({"image": image.reshape(1, -1)}, ("probabilities",))["probabilities"]
         cases.append({"inputs": [tensor("image", image.reshape(1, -1))], "outputs": [tensor("probabilities", answer)]})
     return cases
 

@@ -13,12 +13,16 @@ import pytest
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_cli import manifests
 from holdfast_shared.identifiers import digest_of
-from holdfast_shared.wire.release import Hardware, ModelRef, Release, Stage, Tensor
+from holdfast_shared.wire.release import Blob, Hardware, ModelRef, Release, Stage, Tensor
 from holdfast_worker import release_runner
-from holdfast_worker.failures import LoadRefused
+from holdfast_worker.failures import LoadRefused, ModelRaised
+from holdfast_worker.protocol import NO_HEADER
 from holdfast_worker.release_runner import Outcome, Runner
-from support import digits_models
+from holdfast_worker.runtime import runtime_named
+from support import digits_models, tflite_models
 from support.installed_release import Published, golden_cases, install, publish, sealed, tensor
+
+SAMPLES = Path(__file__).parents[2] / "deploy"
 
 
 def refused(state: StateFolder, digest: str, **changes: Any) -> LoadRefused:
@@ -65,11 +69,44 @@ def test_the_fingerprint_tells_runtime_and_machine_apart(state: StateFolder, pub
 
 def test_the_sample_that_ships_is_loaded_as_publish_describes_it(state: StateFolder) -> None:
     """The operator's command and the worker agree on what a manifest means."""
-    folder = Path(__file__).parents[2] / "deploy" / "sample-release"
-    built = manifests.build(folder)
+    built = manifests.build(SAMPLES / "sample-release")
     blobs = {str(digest): path.read_bytes() for digest, path in built.files.items()}
-    runner = loaded(state, sealed(built.release, (built.model,), blobs))
+    runner = loaded(state, sealed(built.release, (built.models[0].manifest,), blobs))
     assert (runner.pipeline, runner.self_test_cases) == ("iris", 3)
+
+
+def test_a_tflite_release_is_loaded_and_answers_as_the_onnx_one_does(state: StateFolder, published: Published) -> None:
+    """One trained model in two formats: the runtime is the variant's business, not the application's."""
+    runner = loaded(state, publish("digits", "2.0.0", tflite_models.trained(), runtime="tflite"))
+    assert (runner.inputs, runner.outputs) == (digits_models.INPUTS, digits_models.OUTPUTS)
+    assert runner.fingerprint["runtime"].startswith("ai-edge-litert ")
+    assert runner.fingerprint["providers"] == "XNNPACK,CPU"
+    request = {"image": digits_models.images()}
+    other = release_runner.load(state.manifests, state.blobs, published.ref.digest)
+    assert np.allclose(runner.run(request)[0]["probabilities"], other.run(request)[0]["probabilities"], atol=1e-5)
+
+
+def test_a_quantised_model_takes_and_answers_whole_numbers(state: StateFolder) -> None:
+    inputs = (Tensor(name="image", datatype="INT8", shape=(-1, 64)),)
+    outputs = (Tensor(name="scores", datatype="INT8", shape=(-1, 10)),)
+    details: dict[str, Any] = {"inputs": inputs, "outputs": outputs, "golden": _whole_cases(), "runtime": "tflite"}
+    runner = loaded(state, publish("digits", "2.0.0", tflite_models.quantised(), **details))
+    image = np.round(digits_models.images() * 127).astype(np.int8)
+    scores = runner.run({"image": image})[0]["scores"]
+    assert scores.dtype == np.int8
+    assert (scores.argmax(axis=1) == digits_models.labels()).mean() > 0.9
+
+
+def _whole_cases() -> list[dict[str, Any]]:
+    image = np.round(digits_models.images()[:1] * 127).astype(np.int8)
+    session = runtime_named("tflite").load(tflite_models.quantised(), threads=1)
+    scores = session.run({"image": image}, ("scores",))["scores"]
+    return [
+        {
+            "inputs": [{"name": "image", "datatype": "INT8", "shape": [1, 64], "data": image.ravel().tolist()}],
+            "outputs": [{"name": "scores", "datatype": "INT8", "shape": [1, 10], "data": scores.ravel().tolist()}],
+        }
+    ]
 
 
 # ---------------------------------------------------------------- bytes on disk
@@ -199,9 +236,9 @@ def test_a_release_that_asks_for_more_than_we_have_is_refused(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"runtime": "tflite"}, "no variant of digits runs on"),
-        ({"hardware": Hardware(architectures=("vax",))}, "onnx on vax"),
-        ({"hardware": Hardware(accelerators=("npu",))}, "with npu"),
+        ({"runtime": "python"}, "needs the runtime python; installed here: onnx, tflite"),
+        ({"hardware": Hardware(architectures=("vax",))}, "model digits runs on vax; this is "),
+        ({"hardware": Hardware(accelerators=("npu",))}, "needs npu; here: none"),
     ],
 )
 def test_a_variant_for_other_hardware_is_not_supported(state: StateFolder, changes: dict[str, Any], words: str) -> None:
@@ -287,7 +324,7 @@ def test_a_model_that_raises_fails_the_self_test(state: StateFolder) -> None:
 
 # ---------------------------------------------------------------- several stages
 def test_stages_are_wired_by_name_and_run_in_order(state: StateFolder) -> None:
-    """The list is general already; publish and plan refuse more than one stage until the rest of it is built."""
+    """What an application sends goes into the first, and what the last one answers comes back."""
     runner = loaded(state, _two_stages({"probabilities": "first.half"}))
     image = digits_models.images()[:1]
     answers, outcome = runner.run({"image": image})
@@ -297,11 +334,98 @@ def test_stages_are_wired_by_name_and_run_in_order(state: StateFolder) -> None:
     assert np.allclose(answers["probabilities"], expected["probabilities"], atol=1e-5)
 
 
-@pytest.mark.parametrize("source", ["second.probabilities", "first.whole", "elsewhere"])
-def test_a_wire_from_nowhere_fails_to_load(state: StateFolder, source: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("second.probabilities", "second.probabilities is FP32 [-1, 10], the model takes FP32 [-1, 64]"),
+        ("first.whole", "stages[1].inputs.image: there is no first.whole"),
+        ("elsewhere", "there is no elsewhere"),
+    ],
+)
+def test_a_wire_from_nowhere_fails_to_load(state: StateFolder, source: str, words: str) -> None:
+    """Publish refuses it already; a worker takes nobody's word for it."""
     published = _two_stages({"probabilities": source})
     published.install(state)
-    assert source in refused(state, published.ref.digest).detail
+    found = refused(state, published.ref.digest)
+    assert found.code == "load-failed"
+    assert words in found.detail
+
+
+def test_the_sample_pipeline_reads_scanned_digits(state: StateFolder) -> None:
+    """Two TFLite stages, whole numbers in: as publish describes them, with each stage's time for whoever asks."""
+    built = manifests.build(SAMPLES / "sample-pipeline")
+    blobs = {str(digest): path.read_bytes() for digest, path in built.files.items()}
+    runner = loaded(state, sealed(built.release, tuple(one.manifest for one in built.models), blobs))
+    assert [(one.name, one.datatype) for one in runner.inputs] == [("pixels", "UINT8")]
+    pixels = np.round(digits_models.images() * 16).astype(np.uint8)
+    spent_us: dict[str, int] = {}
+    answers, outcome = runner.run({"pixels": pixels}, spent_us)
+    assert outcome is Outcome.OK
+    assert (answers["probabilities"].argmax(axis=1) == digits_models.labels()).mean() > 0.9
+    assert list(spent_us) == ["scale", "classify"]
+
+
+def test_the_first_stage_of_another_runtime_feeds_the_second(state: StateFolder) -> None:
+    """And the fingerprint names both runtimes."""
+    runner = loaded(state, _mixed())
+    assert runner.fingerprint["runtime"].split("; ")[0].startswith("ai-edge-litert ")
+    assert runner.fingerprint["runtime"].split("; ")[1].startswith("onnxruntime ")
+    pixels = np.round(digits_models.images() * 16).astype(np.uint8)
+    found = runner.run({"pixels": pixels})[0]["probabilities"]
+    assert (found.argmax(axis=1) == digits_models.labels()).mean() > 0.9
+
+
+def test_an_answer_says_how_long_each_stage_took_to_whoever_asks(state: StateFolder) -> None:
+    """Unasked, it says nothing: answers to one request stay equal, byte for byte."""
+    runner = loaded(state, _mixed())
+    asked: dict[str, Any] = {
+        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 64], "data": [7] * 64}],
+    }
+    plain = json.loads(runner.answer(json.dumps(asked).encode(), NO_HEADER, False).body)
+    assert "parameters" not in plain
+    timed = json.dumps({**asked, "parameters": {"stage_times": True}}).encode()
+    said = json.loads(runner.answer(timed, NO_HEADER, False).body)["parameters"]["stage_us"]
+    assert list(said) == ["scale", "model"]
+    assert all(isinstance(us, int) for us in said.values())
+
+
+def test_a_stage_that_raises_is_named(state: StateFolder) -> None:
+    """Also for input that its own runtime calls a request's fault: another stage fed it."""
+    runner = loaded(state, _mixed(raises=True))
+    two = np.zeros((2, 64), np.uint8)
+    with pytest.raises(ModelRaised, match=r"^stage model: "):
+        runner.run({"pixels": two})
+
+
+def _mixed(*, raises: bool = False) -> Published:
+    """Scaled by TFLite, classified by ONNX."""
+    model = digits_models.raises_on_two() if raises else digits_models.trained()
+    pixels = (Tensor(name="pixels", datatype="UINT8", shape=(-1, 64)),)
+    image = (Tensor(name="image", datatype="FP32", shape=(-1, 64)),)
+    first = publish("scaler", "1.0.0", tflite_models.scale(), runtime="tflite", inputs=pixels, outputs=image, golden=[])
+    second = publish("digits", "1.0.0", model)
+    case = {
+        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 64], "data": [0] * 64}],
+        "outputs": [tensor("probabilities", _answer_to_nothing(model))],
+    }
+    cases = json.dumps({"cases": [case]}).encode()
+    release = msgspec.structs.replace(
+        second.release,
+        stages=(
+            Stage(name="scale", model=_reference(first), inputs={"pixels": "request.pixels"}),
+            Stage(name="model", model=_reference(second), inputs={"image": "scale.image"}),
+        ),
+        self_test=msgspec.structs.replace(
+            second.release.self_test, blob=Blob(digest=digest_of(cases), size_bytes=len(cases))
+        ),
+    )
+    blobs = {**first.blobs, **second.blobs, digest_of(cases): cases}
+    return sealed(release, (*first.models, *second.models), blobs)
+
+
+def _answer_to_nothing(model: bytes) -> Any:
+    session = runtime_named("onnx").load(model, threads=1)
+    return session.run({"image": np.zeros((1, 64), np.float32)}, ("probabilities",))["probabilities"]
 
 
 def _two_stages(wire: dict[str, str]) -> Published:

@@ -8,8 +8,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
-
 from holdfast_server.registry import weights
 from holdfast_server.registry.blobs import PIECE_BYTES, BlobStore
 from holdfast_shared import golden_cases, wheel_file
@@ -17,6 +15,7 @@ from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import hex_of
 from holdfast_shared.wire.environment import Environment, Wheel
 from holdfast_shared.wire.release import ModelVersion, Release
+from holdfast_shared.wiring import Plan
 
 _SELF_TEST: Final = "self_test.blob"
 
@@ -72,7 +71,7 @@ def check_sizes(model: ModelVersion) -> None:
 
 def check_weights(blobs: BlobStore, model: ModelVersion) -> None:
     """Those that are here. Raises Malformed that names the file."""
-    for digest, declared in weights.declared_in(model).items():
+    for digest, declared in weights.all_declared_in(model):
         if blobs.has(digest):
             weights.check(blobs.path_of(digest), declared)
 
@@ -111,21 +110,15 @@ def check_self_test_size(release: Release) -> None:
         )
 
 
-def check_self_test(blobs: BlobStore, release: Release, model: ModelVersion) -> None:
+def check_self_test(blobs: BlobStore, release: Release, plan: Plan) -> None:
     """If it is here: whether its cases ask and answer with the release's tensors. Raises Malformed.
 
     A case that cannot be asked would condemn a good release on every device.
     """
     if not blobs.has(release.self_test.blob.digest):
         return
-    variant, stage = model.variants[0], release.stages[0]
-    asked = [
-        msgspec.structs.replace(tensor, name=stage.inputs[tensor.name].partition(".")[2]) for tensor in variant.inputs
-    ]
-    by_source = {f"{stage.name}.{tensor.name}": tensor for tensor in variant.outputs}
-    answered = [msgspec.structs.replace(by_source[source], name=name) for name, source in release.outputs.items()]
     with blobs.open(release.self_test.blob.digest) as stream:
-        faults = golden_cases.faults_in(stream.read(golden_cases.SIZE_BYTES_MAX + 1), asked, answered)
+        faults = golden_cases.faults_in(stream.read(golden_cases.SIZE_BYTES_MAX + 1), plan.inputs, plan.outputs)
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise Malformed(

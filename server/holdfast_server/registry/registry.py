@@ -87,12 +87,12 @@ class Registry:
         with self._database.read() as connection:
             known = _models_of(connection, release)
             named = _environments_of(connection, release)
-        validation.check_release(release, known, named)
+        plan = validation.check_release(release, known, named)
         contents.check_self_test_size(release)
         used = tuple(known[stage.model.digest] for stage in release.stages)
         wanted = blobs_of(release, used)
         contents.forget_damaged(self.blobs, wanted)
-        contents.check_self_test(self.blobs, release, used[0])
+        contents.check_self_test(self.blobs, release, plan)
         declared = {digest: one for model in used for digest, one in weights.declared_in(model).items()}
         return self._publish(
             _Entry(releases, "release", "pipeline", release.pipeline, release.version, signed, wanted, declared)

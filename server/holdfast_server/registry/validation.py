@@ -10,25 +10,27 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from holdfast_shared.errors import Malformed, Missing, NotSupported
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+from holdfast_shared.model_file import ROLES
+from holdfast_shared.variants import unlike
 from holdfast_shared.wire.environment import VARIABLES, Environment
 from holdfast_shared.wire.release import ModelVersion, Release, Stage, Variant
+from holdfast_shared.wiring import Plan, Wired, plan
 
 METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
-RUNTIMES_BUILT: Final = frozenset({"onnx"})
-_REQUEST: Final = "request"
 
 
 def check_model(model: ModelVersion) -> None:
     """Raises NotSupported or Malformed that names the field."""
     _check_critical(model.critical, ModelVersion.__struct_fields__)
-    if len(model.variants) > 1:
-        raise NotSupported(
-            "more than one variant of a model is not supported yet",
-            field="variants",
-            next_step="publish one variant; name another target's model otherwise",
-        )
     for index, variant in enumerate(model.variants):
         _check_variant(variant, f"variants[{index}]")
+    wrong = unlike(model.variants)
+    if wrong is not None:
+        raise Malformed(
+            wrong.words,
+            field=f"variants[{wrong.place}].{wrong.field}",
+            next_step="give each variant a name of its own and the same tensors; publish what differs as another model",
+        )
 
 
 def check_environment(environment: Environment) -> None:
@@ -62,8 +64,8 @@ def _check_once(digests: list[str], field: str) -> None:
         raise Malformed(f"{twice[0]} stands there twice", field=field, next_step="name each once")
 
 
-def check_release(release: Release, models: Mapping[str, ModelVersion], environments: Collection[str]) -> None:
-    """Raises NotSupported, Missing or Malformed that names the field.
+def check_release(release: Release, models: Mapping[str, ModelVersion], environments: Collection[str]) -> Plan:
+    """How its stages run. Raises NotSupported, Missing or Malformed that names the field.
 
     `models` and `environments`: those that are published, by digest.
     """
@@ -77,7 +79,6 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
                 next_step="publish it first: holdfast environment publish",
             )
     for refused, field, what, then in (
-        (len(release.stages) > 1, "stages", "more than one stage", "publish one stage; chain pipelines yourself"),
         (bool(release.requires), "requires", "requiring another pipeline", "leave it out"),
         (release.previous_may_go, "previous_may_go", "giving up `previous` for space", "leave it out"),
         (release.agent_version_min is not None, "agent_version_min", "a minimum agent version", "leave it out"),
@@ -97,13 +98,13 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
                 field=f"guardrails[{index}].metric",
                 next_step=f"declare {lacking}, or leave the guardrail out",
             )
-    _check_wiring(release, models)
     if release.scored is not None and release.scored not in release.outputs:
         raise Malformed(
             f"{release.scored!r} is no output of the release",
             field="scores",
             next_step=f"use one of {', '.join(sorted(release.outputs))}",
         )
+    return _plan(release, models)
 
 
 def _check_critical(critical: Iterable[str], understood: Iterable[str]) -> None:
@@ -117,18 +118,13 @@ def _check_critical(critical: Iterable[str], understood: Iterable[str]) -> None:
 
 
 def _check_variant(variant: Variant, path: str) -> None:
-    if variant.runtime not in RUNTIMES_BUILT:
-        raise NotSupported(
-            f"the runtime {variant.runtime} is not supported yet",
-            field=f"{path}.runtime",
-            next_step=f"use {', '.join(sorted(RUNTIMES_BUILT))}",
-        )
-    weights = [file.path for file in variant.files if file.role == "weights"]
-    if len(weights) != 1:
+    roles = ROLES[variant.runtime]
+    loaded = [file.path for file in variant.files if file.role in roles]
+    if len(loaded) != 1:
         raise Malformed(
-            f"a variant of runtime onnx has one file of role weights, this one {len(weights)}",
+            f"a variant of runtime {variant.runtime} has one file of role {' or '.join(roles)}, this one {len(loaded)}",
             field=f"{path}.files",
-            next_step="name one ONNX file; external data is not supported",
+            next_step="name the one file that the runtime loads; external data is not supported",
         )
     for field, names in (
         ("files", [file.path for file in variant.files]),
@@ -140,34 +136,20 @@ def _check_variant(variant: Variant, path: str) -> None:
             raise Malformed(f"{twice[0]!r} stands there twice", field=f"{path}.{field}", next_step="name each once")
 
 
-def _check_wiring(release: Release, models: Mapping[str, ModelVersion]) -> None:
-    answers: set[str] = set()
+def _plan(release: Release, models: Mapping[str, ModelVersion]) -> Plan:
+    stages = []
     for index, stage in enumerate(release.stages):
         path = f"stages[{index}]"
         model = _model_of(stage, models, f"{path}.model")
+        _check_runs_in(release, model, path)
         variant = model.variants[0]
-        needed = {tensor.name for tensor in variant.inputs}
-        if set(stage.inputs) != needed:
-            raise Malformed(
-                f"model {model.name} takes {', '.join(sorted(needed))}; wired are {', '.join(sorted(stage.inputs)) or 'none'}",
-                field=f"{path}.inputs",
-                next_step="wire each input of the model once",
-            )
-        for name, source in stage.inputs.items():
-            if source.partition(".")[0] != _REQUEST or not source.partition(".")[2]:
-                raise Malformed(
-                    f"{source!r} is no source for an input",
-                    field=f"{path}.inputs.{name}",
-                    next_step="write request.<name of the request's tensor>",
-                )
-        answers |= {f"{stage.name}.{tensor.name}" for tensor in variant.outputs}
-    for name, source in release.outputs.items():
-        if source not in answers:
-            raise Malformed(
-                f"no stage has the output {source!r}; there are {', '.join(sorted(answers))}",
-                field=f"outputs.{name}",
-                next_step="write <stage>.<output of its model>",
-            )
+        stages.append(Wired(stage.name, stage.inputs, variant.inputs, variant.outputs))
+    found = plan(stages, release.outputs)
+    if not isinstance(found, Plan):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise Malformed(
+            f"{found[0].words}{more}", field=found[0].field, next_step="wire each input of each stage to what feeds it"
+        )
     for name in release.sentinels:
         if name not in release.outputs:
             raise Malformed(
@@ -175,6 +157,17 @@ def _check_wiring(release: Release, models: Mapping[str, ModelVersion]) -> None:
                 field=f"sentinels.{name}",
                 next_step=f"use one of {', '.join(sorted(release.outputs))}",
             )
+    return found
+
+
+def _check_runs_in(release: Release, model: ModelVersion, path: str) -> None:
+    """A function comes from an environment's wheels, and the device's own Python is nobody's to add to."""
+    if SYSTEM_ENVIRONMENT in release.environments and any(variant.runtime == "python" for variant in model.variants):
+        raise NotSupported(
+            f"model {model.name} is a function in Python, which the environment `{SYSTEM_ENVIRONMENT}` has no wheels for",
+            field=f"{path}.model",
+            next_step="name an environment whose wheels bring it, and not `system`",
+        )
 
 
 def _model_of(stage: Stage, models: Mapping[str, ModelVersion], path: str) -> ModelVersion:

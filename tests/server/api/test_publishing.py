@@ -22,10 +22,10 @@ def publish(server: Running, *folders: Path) -> None:
 
 def test_the_sample_release_is_published_and_shown(server: Running) -> None:
     done = server.client.holdfast("publish", SAMPLE, key="mira")
-    assert (done["model"]["result"], done["release"]["result"]) == ("published", "published")
+    assert (done["models"][0]["result"], done["release"]["result"]) == ("published", "published")
     assert done["uploaded_bytes"] > 0
     again = server.client.holdfast("publish", SAMPLE, key="mira")
-    assert (again["model"]["result"], again["release"]["result"], again["uploaded_bytes"]) == (
+    assert (again["models"][0]["result"], again["release"]["result"], again["uploaded_bytes"]) == (
         "unchanged",
         "unchanged",
         0,
@@ -35,6 +35,17 @@ def test_the_sample_release_is_published_and_shown(server: Running) -> None:
     shown = server.client.holdfast("release", "show", "iris", "1.0.0")
     assert shown["digest"] == listed["digest"] == done["release"]["digest"]
     assert shown["models"][0]["manifest"]["metrics"] == {"accuracy": 0.973}
+
+
+def test_a_pipeline_of_two_models_is_published_and_shown(server: Running) -> None:
+    done = server.client.holdfast("publish", SAMPLE.with_name("sample-pipeline"), key="mira")
+    assert [(one["name"], one["result"]) for one in done["models"]] == [
+        ("digits-scale", "published"),
+        ("digits-linear", "published"),
+    ]
+    shown = server.client.holdfast("release", "show", "digits", "1.0.0")
+    assert [one["name"] for one in shown["manifest"]["stages"]] == ["scale", "classify"]
+    assert [one["manifest"]["name"] for one in shown["models"]] == ["digits-scale", "digits-linear"]
 
 
 def test_versions_are_listed_by_precedence_and_compared_by_field(server: Running, tmp_path: Path) -> None:
@@ -131,7 +142,7 @@ def test_a_mistake_is_one_clear_error_and_changes_nothing(
 # ---------------------------------------------------------------- bad input over HTTP
 def envelope(kind: str, **fields: Any) -> bytes:
     built = manifests.build(SAMPLE)
-    payload = built.model_payload if kind == MODEL_TYPE else built.release_payload
+    payload = built.models[0].payload if kind == MODEL_TYPE else built.release_payload
     payload = json.dumps(json.loads(payload) | fields).encode()
     return signing.sign(payload, kind, [KEYS["mira"]])
 
@@ -141,7 +152,7 @@ def without_signature() -> bytes:
 
 
 def with_a_duplicate_key() -> bytes:
-    payload = manifests.build(SAMPLE).model_payload.replace(b'"name":', b'"name":"twice","name":', 1)
+    payload = manifests.build(SAMPLE).models[0].payload.replace(b'"name":', b'"name":"twice","name":', 1)
     return signing.sign(payload, MODEL_TYPE, [KEYS["mira"]])
 
 

@@ -30,14 +30,14 @@ replace = msgspec.structs.replace
 class Shelf:
     """A registry with the sample release at hand, to publish as it is or changed."""
 
-    def __init__(self, context: Context, folder: Path) -> None:
+    def __init__(self, context: Context, folder: Path, sample: Path = SAMPLE) -> None:
         self.context, self.folder = context, folder
         self.registry: Registry = context.registry
-        self.built: Built = manifests.build(SAMPLE)
+        self.built: Built = manifests.build(sample)
         self.bytes = {digest: file.read_bytes() for digest, file in self.built.files.items()}
 
     def model(self, manifest: ModelVersion | None = None, *, signer: str = "mira") -> Any:
-        return self.registry.publish_model(self.signed(manifest or self.built.model, MODEL_TYPE, signer))
+        return self.registry.publish_model(self.signed(manifest or self.built.models[0].manifest, MODEL_TYPE, signer))
 
     def release(self, manifest: Release | None = None, *, signer: str = "mira") -> Any:
         return self.registry.publish_release(self.signed(manifest or self.built.release, RELEASE_TYPE, signer))
@@ -50,14 +50,15 @@ class Shelf:
         return self.registry.receive(digest, len(content), iter([content[:100], content[100:]]))
 
     def publish(self) -> None:
-        for once in (self.model, self.release):
+        steps: list[Callable[[], Any]] = [functools.partial(self.model, one.manifest) for one in self.built.models]
+        for once in (*steps, self.release):
             for digest in once().missing:
                 self.send(digest)
             assert once().result in ("made", "unchanged")
 
     @property
     def weights(self) -> str:
-        return next(one.digest for one in self.built.model.variants[0].files if one.role == "weights")
+        return next(one.digest for one in self.built.models[0].manifest.variants[0].files if one.role == "weights")
 
     def store(self) -> Any:
         return store(self.context, self.folder)
@@ -78,6 +79,13 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
     postgres = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
     with database_url(request.param, tmp_path, postgres) as url, server_context(url, tmp_path) as context:
         yield Shelf(context, tmp_path)
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Iterator[Shelf]:
+    """One whose sample has two stages."""
+    with database_url("sqlite", tmp_path, None) as url, server_context(url, tmp_path) as context:
+        yield Shelf(context, tmp_path, SAMPLE.with_name("sample-pipeline"))
 
 
 # ---------------------------------------------------------------- the good way
@@ -139,7 +147,7 @@ def test_a_blob_that_rotted_on_the_servers_disk_is_asked_for_again(
 @pytest.mark.parametrize("version", ["1.0.0", "1.0.0+built.twice"])
 def test_a_version_never_gets_other_content(shelf: Shelf, version: str) -> None:
     shelf.publish()
-    model = replace(shelf.built.model, version=version, description="other")
+    model = replace(shelf.built.models[0].manifest, version=version, description="other")
     error = shelf.refuses(Conflict, lambda: shelf.model(model))
     assert error.field == "version"
     release = replace(shelf.built.release, version=version, description="other")
@@ -159,20 +167,20 @@ def test_only_publishers_publish_and_only_their_pipelines(shelf: Shelf) -> None:
 
 
 def test_a_signature_over_other_bytes_is_none(shelf: Shelf) -> None:
-    honest = json.loads(shelf.signed(shelf.built.model, MODEL_TYPE))
-    other = json.loads(shelf.signed(replace(shelf.built.model, version="6.6.6"), MODEL_TYPE))
+    honest = json.loads(shelf.signed(shelf.built.models[0].manifest, MODEL_TYPE))
+    other = json.loads(shelf.signed(replace(shelf.built.models[0].manifest, version="6.6.6"), MODEL_TYPE))
     forged = json.dumps({**other, "signatures": honest["signatures"]}).encode()
     assert shelf.refuses(Untrusted, lambda: shelf.registry.publish_model(forged)).field == "signatures"
     unsigned = json.dumps({**other, "signatures": []}).encode()
     shelf.refuses(Malformed, lambda: shelf.registry.publish_model(unsigned))
-    model = shelf.signed(shelf.built.model, MODEL_TYPE)
+    model = shelf.signed(shelf.built.models[0].manifest, MODEL_TYPE)
     assert shelf.refuses(Malformed, lambda: shelf.registry.publish_release(model)).field == "payloadType"
 
 
 # ---------------------------------------------------------------- what a manifest must say
 @pytest.mark.parametrize("field", ["training_data", "metrics", "framework", "variants", "version"])
 def test_a_model_without_a_field_is_refused(shelf: Shelf, field: str) -> None:
-    fields = msgspec.to_builtins(shelf.built.model)
+    fields = msgspec.to_builtins(shelf.built.models[0].manifest)
     del fields[field]
     error = shelf.refuses(Malformed, lambda: shelf.registry.publish_model(shelf.signed(fields, MODEL_TYPE)))
     assert f"`{field}`" in error.message
@@ -201,6 +209,74 @@ def test_what_is_reserved_for_later_is_refused_where_it_is_written(
     shelf.publish()
     release = replace(shelf.built.release, version="2.0.0", **change)
     assert shelf.refuses(NotSupported, lambda: shelf.release(release)).field == field
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"inputs": {"image": "scale.picture"}}, "stages[1].inputs.image", "there is no scale.picture"),
+        ({"inputs": {"image": "classify.probabilities"}}, "stages[1].inputs.image", "is FP32 [-1, 10]"),
+        ({"inputs": {"image": "request.image"}}, "stages[0]", "nothing uses what scale answers"),
+        ({"inputs": {}}, "stages[1].inputs.image", "is not wired"),
+        ({"name": "scale"}, "stages[1].name", "another stage is called scale"),
+    ],
+)
+def test_a_pipeline_that_is_wired_wrongly_is_refused(
+    pipeline: Shelf, change: dict[str, Any], field: str, words: str
+) -> None:
+    pipeline.publish()
+    scale, classify = pipeline.built.release.stages
+    release = replace(pipeline.built.release, version="2.0.0", stages=(scale, replace(classify, **change)))
+    error = pipeline.refuses(Malformed, lambda: pipeline.release(release))
+    assert error.field == field
+    assert words in error.message
+
+
+def test_a_pipeline_needs_all_of_its_models(pipeline: Shelf) -> None:
+    for digest in pipeline.model().missing:
+        pipeline.send(digest)
+    pipeline.model()
+    assert pipeline.refuses(Missing, pipeline.release).field == "stages[1].model.digest"
+
+
+def test_the_cases_of_a_pipeline_ask_and_answer_with_its_own_tensors(pipeline: Shelf) -> None:
+    """What passes between two stages is no tensor of the release."""
+    pipeline.publish()
+    case = '{"name": "image", "datatype": "FP32", "shape": [1, 1], "data": [0]}'
+    content = f'{{"cases": [{{"inputs": [{case}], "outputs": [{case}]}}]}}'.encode()
+    release = pipeline.built.release
+    blob = replace(release.self_test.blob, digest=digest_of(content), size_bytes=len(content))
+    changed = replace(release, version="2.0.0", self_test=replace(release.self_test, blob=blob))
+    assert pipeline.release(changed).result == "missing"
+    pipeline.send(blob.digest, content)
+    error = pipeline.refuses(Malformed, lambda: pipeline.release(changed))
+    assert error.field == "self_test.blob"
+    assert "no such tensor; declared are pixels" in error.message
+
+
+def test_a_function_in_python_is_refused_for_the_devices_own_environment(shelf: Shelf) -> None:
+    """Nothing of a publisher's is installed there; in an environment of wheels it may be."""
+    content = b'{"entry": "camera.scaling:scale"}'
+    model = with_weights(shelf, content, role="preprocessing", path="scale.json")
+    model = replace(model, version="2.0.0", variants=(replace(model.variants[0], runtime="python"),))
+    for digest in shelf.model(model).missing:
+        shelf.send(digest, content)
+    assert shelf.model(model).result == "made"
+    stage = shelf.built.release.stages[0]
+    reference = replace(stage.model, version="2.0.0", digest=digest_of(strict_json.encode(model)))
+    release = replace(shelf.built.release, stages=(replace(stage, model=reference),))
+    error = shelf.refuses(NotSupported, lambda: shelf.release(release))
+    assert error.field == "stages[0].model"
+    assert "is a function in Python" in error.message
+
+
+def test_a_file_that_names_no_function_is_no_stage(shelf: Shelf) -> None:
+    content = b'{"entry": "import os"}'
+    model = with_weights(shelf, content, role="serving", path="scale.json")
+    model = replace(model, version="2.0.0", variants=(replace(model.variants[0], runtime="python"),))
+    shelf.model(model)
+    error = shelf.refuses(Malformed, lambda: shelf.send(digest_of(content), content))
+    assert 'is not {"entry": "package.module:function"}' in error.message
 
 
 def test_a_release_of_a_model_that_is_not_published(shelf: Shelf) -> None:
@@ -249,9 +325,9 @@ def test_more_bytes_than_were_announced_are_refused(shelf: Shelf) -> None:
 
 
 def with_weights(shelf: Shelf, content: bytes, **fields: Any) -> ModelVersion:
-    variant = shelf.built.model.variants[0]
+    variant = shelf.built.models[0].manifest.variants[0]
     file = replace(variant.files[0], digest=digest_of(content), size_bytes=len(content))
-    return replace(shelf.built.model, variants=(replace(variant, files=(replace(file, **fields),)),))
+    return replace(shelf.built.models[0].manifest, variants=(replace(variant, files=(replace(file, **fields),)),))
 
 
 def test_weights_that_are_no_onnx_model_are_refused_on_arrival(shelf: Shelf) -> None:
@@ -265,11 +341,13 @@ def test_weights_that_are_no_onnx_model_are_refused_on_arrival(shelf: Shelf) -> 
 def test_weights_that_came_under_another_name_are_looked_at_all_the_same(shelf: Shelf) -> None:
     """The bytes lie here already, because another model calls them something else."""
     content = b"these are the bytes of something else"
-    variant = shelf.built.model.variants[0]
+    variant = shelf.built.models[0].manifest.variants[0]
     calibration = replace(
         variant.files[0], path="calibration.bin", role="calibration", digest=digest_of(content), size_bytes=len(content)
     )
-    other = replace(shelf.built.model, name="other", variants=(replace(variant, files=(*variant.files, calibration)),))
+    other = replace(
+        shelf.built.models[0].manifest, name="other", variants=(replace(variant, files=(*variant.files, calibration)),)
+    )
     for digest in shelf.model(other).missing:
         shelf.send(digest, content if digest == digest_of(content) else None)
     assert shelf.model(other).result == "made"
@@ -278,19 +356,37 @@ def test_weights_that_came_under_another_name_are_looked_at_all_the_same(shelf: 
 
 
 def test_weights_with_other_tensors_than_declared_are_refused(shelf: Shelf) -> None:
-    variant = shelf.built.model.variants[0]
+    variant = shelf.built.models[0].manifest.variants[0]
     inputs = (replace(variant.inputs[0], name="petals"),)
-    model = replace(shelf.built.model, variants=(replace(variant, inputs=inputs),))
+    model = replace(shelf.built.models[0].manifest, variants=(replace(variant, inputs=inputs),))
     shelf.model(model)
     error = shelf.refuses(Malformed, lambda: shelf.send(shelf.weights))
-    assert "has the inputs features; declared are petals" in error.message
+    assert "has no input 'petals'; it has features; also needs features" in error.message
+
+
+def test_tflite_weights_are_looked_at_as_such(shelf: Shelf) -> None:
+    """A publisher who names the wrong runtime hears it before any device does."""
+    variant = shelf.built.models[0].manifest.variants[0]
+    model = replace(shelf.built.models[0].manifest, variants=(replace(variant, runtime="tflite"),))
+    shelf.model(model)
+    error = shelf.refuses(Malformed, lambda: shelf.send(shelf.weights))
+    assert error.field == "variants[0].files[0]"
+    assert "is not a TFLite model" in error.message
+
+
+def test_variants_with_other_tensors_are_refused(shelf: Shelf) -> None:
+    """An application must not see which one a device runs."""
+    model = shelf.built.models[0].manifest
+    other = replace(model.variants[0], name="small", outputs=(replace(model.variants[0].outputs[0], shape=(1, 3)),))
+    error = shelf.refuses(Malformed, lambda: shelf.model(replace(model, variants=(*model.variants, other))))
+    assert error.field == "variants[1].outputs"
 
 
 def test_a_wrong_size_of_bytes_that_are_here_is_refused(shelf: Shelf) -> None:
     shelf.publish()
-    variant = shelf.built.model.variants[0]
+    variant = shelf.built.models[0].manifest.variants[0]
     files = (replace(variant.files[0], size_bytes=7),)
-    model = replace(shelf.built.model, version="2.0.0", variants=(replace(variant, files=files),))
+    model = replace(shelf.built.models[0].manifest, version="2.0.0", variants=(replace(variant, files=files),))
     assert shelf.refuses(Malformed, lambda: shelf.model(model)).field == "size_bytes"
 
 
