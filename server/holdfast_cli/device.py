@@ -71,6 +71,10 @@ def show(session: Session, device_id: str) -> None:
             ("accepts", found.get("stage")),
             ("last seen", output.ago(found.get("last_seen_at"))),
             ("agent", found.get("agent_version")),
+            (
+                "fingerprint",
+                ", ".join(f"{name} {said}" for name, said in sorted((found.get("fingerprint") or {}).items())),
+            ),
             ("workers", _isolation(found.get("isolation"))),
         ]
     )
@@ -223,7 +227,7 @@ def _pipeline(pipeline: Any) -> list[tuple[str, object]]:
     return [
         ("pipeline", pipeline["pipeline"]),
         ("state", _state({"pipelines": [pipeline]})),
-        *((slot, f"{held['version']}  {output.short(held['digest'])}") for slot, held in slots if held),
+        *((slot, f"{held['version']}  {output.short(held['digest'])}{_place(held)}") for slot, held in slots if held),
         ("condemned", ", ".join(f"{c['version']} ({c.get('code')})" for c in pipeline.get("condemned_here", []))),
         ("expected", (predicted.get("serve") or {}).get("version")),
         ("waits for", pipeline.get("waiting_for")),
@@ -236,3 +240,9 @@ def _isolation(told: Any) -> str | None:
         return None
     applied, degraded = (", ".join(sorted(told.get(one) or ())) for one in ("applied", "degraded"))
     return f"confined by {applied or 'nothing'}" + (f"; not by {degraded}" if degraded else "")
+
+
+def _place(held: Any) -> str:
+    """Where it runs, if not in what the device has of its own."""
+    environment = held.get("environment") or "system"
+    return "" if environment == "system" else f"  in {output.short(environment)}"

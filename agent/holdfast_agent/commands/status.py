@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from holdfast_agent.commands import gateway_says, on_device
 from holdfast_agent.commands.gateway_says import Gateway
@@ -11,6 +11,10 @@ from holdfast_agent.commands.told import Told
 from holdfast_agent.core.record import PipelineRecord, Record
 from holdfast_agent.edge import configuration, local_control
 from holdfast_shared.assign import Target
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+
+SLOTS: Final = ("current", "previous", "candidate")
+_DIGEST_SHOWN: Final = 19  # `sha256:` and twelve digits
 
 
 def run(config: Path) -> Told:
@@ -32,10 +36,15 @@ def _lines(answer: dict[str, Any], gateway: Gateway, *, known: bool) -> list[str
     lines = [f"device {answer['device']}: {agent}" + ("" if known else ", and none ever did")]
     for name, one in answer["pipelines"].items():
         lines.append(f"  {name}: {one['state']}, serves {one['serving'] or 'nothing'}")
-        slots = ", ".join(f"{slot} {one[slot] or '-'}" for slot in ("current", "previous", "candidate"))
+        slots = ", ".join(f"{slot} {one[slot] or '-'}{_place(one, slot)}" for slot in SLOTS)
         lines.append(f"    {slots}")
         lines += [f"    condemned here: {bad['release']} ({bad['code']})" for bad in one["condemned_here"]]
     return [*lines, *gateway.lines()]
+
+
+def _place(one: dict[str, Any], slot: str) -> str:
+    environment = one["environments"].get(slot, SYSTEM_ENVIRONMENT)
+    return "" if environment == SYSTEM_ENVIRONMENT else f" in {environment[:_DIGEST_SHOWN]}"
 
 
 def _answer(device: str, saved: Record | None) -> dict[str, Any]:
@@ -60,6 +69,7 @@ def _pipeline(one: PipelineRecord) -> dict[str, Any]:
         "current": version(one.current),
         "previous": version(one.previous),
         "candidate": version(one.candidate),
+        "environments": {slot: held.environment for slot in SLOTS if (held := getattr(one, slot)) is not None},
         "single": one.single,
         "unproven": one.unproven,
         "condemned_here": [{"release": bad.target.release.version, "code": bad.code} for bad in one.condemned_here],
