@@ -147,6 +147,17 @@ def test_a_device_page_is_live(page: Page, shown: Shown) -> None:
     expect(page.locator(".card-head .chip").first).to_have_text("trial")
 
 
+def test_one_release_in_two_environments_is_two_slots(page: Page, shown: Shown) -> None:
+    """Only the environment tells them apart, so it is shown, and one of them serves."""
+    mine = next(one for one in shown.fleet.device_list if one["device"] == "eu-west-001")
+    new, old = ({**ref("1.1.0"), "environment": f"sha256:{digit * 64}", "ready": True} for digit in "ab")
+    mine["pipelines"][0] |= {"serving": new, "current": new, "previous": old}
+    page.goto(f"{shown.address}/devices/eu-west-001")
+    expect(page.locator(".slot.serves")).to_have_count(1)
+    expect(page.locator(".slot.serves")).to_contain_text("in sha256:aaaaaaaaaaaa")
+    expect(page.locator(".slot", has_text="previous")).to_contain_text("in sha256:bbbbbbbbbbbb")
+
+
 def test_an_empty_server_says_what_to_do_first(page: Page, shown: Shown) -> None:
     shown.fleet.device_list, shown.fleet.rollout_list, shown.fleet.rollback_list = [], [], []
     shown.fleet.versions = []

@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from holdfast_server.web.releases import Colours, colour
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 
 SLOTS: Final = ("current", "previous", "candidate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """`serves`: it answers requests now."""
+    """`serves`: it answers requests now. `environment` is empty for the device's own."""
 
     name: str
     version: str
     digest: str
+    environment: str
     colour: str
     serves: bool
     ready: bool
@@ -112,8 +114,9 @@ def _slot(slot: str, held: Any, serving: Any, name: str, colours: Colours) -> Sl
         name=slot,
         version=held.get("version") or "",
         digest=held.get("digest") or "",
+        environment="" if held.get("environment") in (None, SYSTEM_ENVIRONMENT) else held["environment"],
         colour=colour(colours, name, held.get("version")),
-        serves=bool(held) and held.get("digest") == serving.get("digest"),
+        serves=bool(held) and all(held.get(part) == serving.get(part) for part in ("digest", "environment")),
         ready=bool(held.get("ready")),
         unproven=bool(held.get("unproven")),
     )
