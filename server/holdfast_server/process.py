@@ -23,6 +23,7 @@ from holdfast_server.broker.session import BrokerSession
 from holdfast_server.context import Context
 from holdfast_server.registry.blobs import FolderBlobs
 from holdfast_server.registry.registry import Registry
+from holdfast_server.registry.transfers import TransferBuilder
 from holdfast_server.rollouts.scheduler import Scheduler
 from holdfast_server.serving import Address, WebServer
 from holdfast_server.store.database import Database, parse_url, sqlite_url
@@ -34,7 +35,7 @@ from holdfast_shared.errors import Conflict, Missing, Untrusted
 from holdfast_shared.key_file import read_key
 from holdfast_shared.signing import PrivateKey, PublicKey
 
-# Each part has its own deadline; this is for the scheduler's last look.
+# Each part has its own deadline; this is for the scheduler's last look, or the last piece of a blob.
 STOP_S: Final = 5.0
 ADDRESS_FILE: Final = "server.json"
 
@@ -110,7 +111,11 @@ def _serve(context: Context, options: Options, address: Address, stop: threading
     app = application.create(context, lambda: session.connected, stopping=stop)
     server = WebServer(app, address, BodyLimits(context.registry.expected_size).of)
     scheduler = Scheduler(context)
-    driving = threading.Thread(target=scheduler.run, args=(stop,), name="scheduler", daemon=True)
+    builder = TransferBuilder(context.database, context.registry.blobs)
+    driving = [
+        threading.Thread(target=work, args=(stop,), name=name, daemon=True)
+        for name, work in (("scheduler", scheduler.run), ("transfers", builder.run))
+    ]
 
     def end(*_: object) -> None:  # in the middle of anything: it only says so
         stop.set()
@@ -119,7 +124,8 @@ def _serve(context: Context, options: Options, address: Address, stop: threading
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    driving.start()
+    for thread in driving:
+        thread.start()
     session.start()
     try:
         told = msgspec.json.encode({"http": server.address.url, "pid": os.getpid()})
@@ -130,7 +136,8 @@ def _serve(context: Context, options: Options, address: Address, stop: threading
     finally:
         stop.set()
         scheduler.wake()
-        driving.join(STOP_S)
+        for thread in driving:
+            thread.join(STOP_S)
         session.stop()
 
 

@@ -24,6 +24,7 @@ PORTAL = b"<html>Please accept our terms</html>"
 GOOD = publish()
 WEIGHTS = GOOD.blobs[GOOD.weights]
 WEIGHTS_PATH = f"/api/v1/blobs/{GOOD.weights}"
+WAYS_PATH = f"{WEIGHTS_PATH}/transfers"
 ETAG = f'"{GOOD.weights}"'
 SMALL = 64 * 1024
 

@@ -270,10 +270,24 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def release_folder(folder: Path, *, version: str = "1.0.0", name: str = "release") -> Path:
-    """A copy of the sample release, to spoil or to give another version."""
+def release_folder(folder: Path, *, version: str = "1.0.0", name: str = "release", ballast: bytes = b"") -> Path:
+    """A copy of the sample release, to spoil, to give another version, or to make as heavy as a real one."""
     copy = folder / name
     shutil.copytree(SAMPLE, copy)
+    if ballast:
+        (copy / "model.onnx").write_bytes((copy / "model.onnx").read_bytes() + _unknown_field(ballast))
     file = copy / "release.toml"
-    file.write_text(file.read_text().replace('version = "1.0.0"\ndescription', f'version = "{version}"\ndescription'))
+    told = file.read_text().replace('version = "1.0.0"\ndescription', f'version = "{version}"\ndescription')
+    if ballast:  # another file is another version of the model
+        told = told.replace('version = "1.0.0"\nsource', f'version = "{version}"\nsource')
+    file.write_text(told)
     return copy
+
+
+def _unknown_field(content: bytes) -> bytes:
+    """A field of Protocol Buffers that no reader of ONNX knows, and all pass over: number 1000, with its length."""
+    length, digits = len(content), []
+    while length >= 0x80:
+        digits.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([0xC2, 0x3E, *digits, length]) + content

@@ -18,7 +18,7 @@ from holdfast_shared.authorities import Authorities, Director, Holder, Publisher
 from holdfast_shared.errors import Malformed
 from holdfast_shared.histogram import Histogram
 from holdfast_shared.selector import Term
-from holdfast_shared.wire import assignment, command, environment, membership, release, report
+from holdfast_shared.wire import assignment, command, environment, membership, release, report, transfers
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -73,6 +73,9 @@ DOCUMENTS: Final[dict[str, Any]] = {
         labels={"ring": "canary", "site": "a"},
         stage="staging",
         critical=("stage",),
+    ),
+    "transfers-1": transfers.Transfers(
+        blob=A, transfers=(transfers.Transfer(codec="zstd", digest=B, size_bytes=12_345),)
     ),
     "model-1": release.ModelVersion(
         name="digits-mlp",
@@ -370,6 +373,7 @@ def test_there_is_a_file_for_every_type_and_no_other() -> None:
         report.TYPE,
         command.TYPE,
         authorities.TYPE,
+        transfers.TYPE,
     }
     assert {msgspec.json.decode((GOLDEN / f"{name}.json").read_bytes())["type"] for name in DOCUMENTS} == types
     verbs = {arm.__struct_config__.tag for arm in command.Act.__args__}

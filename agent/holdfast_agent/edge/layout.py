@@ -93,6 +93,14 @@ class StateFolder:
         """The first bytes of a blob, as far as they came."""
         return self.partial / hex_of(digest)
 
+    def partial_transfer(self, digest: str, codec: str) -> Path:
+        """The first bytes of another form of that blob, as far as they came."""
+        return self.partial / f"{hex_of(digest)}.{codec}-partial"
+
+    def transfer(self, digest: str, codec: str) -> Path:
+        """Another form of that blob, all there; the blob is made of it next."""
+        return self.partial / f"{hex_of(digest)}.{codec}"
+
     def partial_manifest(self, digest: str) -> Path:
         """The verified manifest of a release or model whose blobs are still coming."""
         return self.partial / f"manifest-{hex_of(digest)}"

@@ -1,4 +1,4 @@
-"""One blob, from the server to `blobs/`: resumed where it broke off, never longer than it should be, verified as a whole.
+"""One blob, or another form of one, from the server to disk: resumed where it broke off, never too long, verified as a whole.
 
 A partial file is never trusted: a power cut, a changed file or a proxy may have spoilt it. What counts is the hash of all its
 bytes at the end, and when a *resumed* one does not match, it is fetched once more from nothing before the server is blamed.
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from holdfast_agent.edge import request
-from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.request import Answer, Unreachable
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline, Floor
@@ -41,19 +40,22 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
+    """What to ask the server for, by its hash: a blob, or another form of one. It grows in `partial` and ends as `whole`."""
+
     server: str
-    folder: StateFolder
     digest: str
     size_bytes: int
-
-    @property
-    def partial(self) -> Path:
-        return self.folder.partial_blob(self.digest)
+    partial: Path
+    whole: Path
 
     @property
     def etag(self) -> Path:
-        """The ETag that the partial file's bytes came under."""
-        return self.partial.with_suffix(".etag")
+        return etag_of(self.partial)
+
+
+def etag_of(partial: Path) -> Path:
+    """The ETag that the partial file's bytes came under."""
+    return partial.with_name(f"{partial.name}.etag")
 
 
 class _Spoilt(Exception):
@@ -100,7 +102,7 @@ def _complete(wanted: Wanted, deadline: Deadline) -> None:
     if hasher.hexdigest() != hex_of(wanted.digest):
         _discard(wanted)
         raise _Spoilt("its bytes have another hash", resumed=resumed)
-    durable.rename_into_place(wanted.partial, wanted.folder.blob(wanted.digest))
+    durable.rename_into_place(wanted.partial, wanted.whole)
     durable.remove(wanted.etag)
 
 

@@ -2,27 +2,25 @@
 
 Verified manifests wait under `partial/` while their blobs come, and get their names last, models before the release: killed at
 any moment, nothing that is named by a manifest on disk is missing. What is there and verifies is never fetched again, so a
-complete target needs no network.
-
-How much may be fetched when, over which network, is decided where `_fetch_blobs` takes the next blob; today nothing limits it.
+complete target needs no network. By which way a blob comes is `transfers`' choice.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from holdfast_agent.edge import blobs, environments
 from holdfast_agent.edge.blobs import blob_verifies, exclusive
 from holdfast_agent.edge.layout import StateFolder
-from holdfast_agent.fetch import blob, building, fitness, manifests
+from holdfast_agent.fetch import building, fitness, manifests, transfers
 from holdfast_agent.fetch.manifests import Manifests, Order, Source
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
+from holdfast_agent.fetch.transfers import Way
 from holdfast_shared import durable
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.variants import Machine
@@ -31,8 +29,6 @@ from holdfast_shared.wire.release import blobs_of
 
 # Left free for the record, the spool and the rest of the device: a full disk must not be our doing.
 RESERVE_BYTES: Final = 32 * 1024**2
-
-log: Final = logging.getLogger(__name__)
 
 
 def free_bytes(folder: Path) -> int:
@@ -62,11 +58,11 @@ def stage(
         missing = _missing(folder, found, chosen)
         unbuilt = found.environment is not None and environments.damaged(folder.environment(order.environment)) != ""
         if missing or unbuilt:
-            _check_space(
-                folder, missing, free, unpacked_bytes(found.environment) if unbuilt and found.environment else 0
-            )
+            built = unpacked_bytes(found.environment) if unbuilt and found.environment is not None else 0
+            by = _with_room(folder, transfers.ways(source.server, folder, missing, deadline), free, built)
             _keep_for_later(folder, found)
-            _fetch_blobs(source, missing, deadline)
+            for way in by:
+                transfers.fetch(source.server, folder, way, deadline)
         if unbuilt and found.environment is not None and interpreter is not None:
             building.build(folder, order.environment, found.environment, interpreter, deadline)
         blobs.write_choice(folder, (order.digest, order.environment), found.models, chosen)
@@ -80,24 +76,29 @@ def _missing(folder: StateFolder, found: Manifests, chosen: tuple[str, ...]) -> 
     return {digest: size for digest, size in wanted.items() if not blob_verifies(folder, digest, size)}
 
 
-def _check_space(folder: StateFolder, missing: Mapping[str, int], free: Callable[[Path], int], built: int) -> None:
-    there = sum(min(size, _size(folder.partial_blob(digest))) for digest, size in missing.items())
-    needed = sum(missing.values()) - there + built + RESERVE_BYTES
-    found = free(folder.root)
+def _with_room(folder: StateFolder, chosen: Sequence[Way], free: Callable[[Path], int], built: int) -> Sequence[Way]:
+    """These ways, or the plain ones where there is no room for a blob beside what it is made of. Raises OSError ENOSPC.
+
+    `built`: the bytes of an environment that is made of them.
+    """
+    found = free(folder.root) - RESERVE_BYTES - built
+    if transfers.room_needed(chosen) <= found:
+        return chosen
+    plain = [way.as_it_is() for way in chosen]
+    needed = transfers.room_needed(plain)
     if needed > found:
-        raise OSError(errno.ENOSPC, f"{needed} bytes are needed, of them {RESERVE_BYTES} in reserve; {found} are free")
+        raise OSError(
+            errno.ENOSPC,
+            f"{needed + built + RESERVE_BYTES} bytes are needed, of them {RESERVE_BYTES} in reserve; "
+            f"{found + built + RESERVE_BYTES} are free",
+        )
+    return plain
 
 
 def _keep_for_later(folder: StateFolder, found: Manifests) -> None:
     """So that garbage collection knows what these blobs are for, and the next try needs no manifests."""
     for digest, envelope in found.envelopes.items():
         durable.write_file(folder.partial_manifest(digest), envelope)
-
-
-def _fetch_blobs(source: Source, missing: Mapping[str, int], deadline: Deadline) -> None:
-    for digest, size in missing.items():
-        blob.fetch(blob.Wanted(source.server, source.folder, digest, size), deadline)
-        log.info("blob %s is here, %d bytes", digest, size)
 
 
 def _name_manifests(folder: StateFolder, found: Manifests) -> None:
@@ -116,10 +117,3 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -40,6 +40,7 @@ def blueprint(context: Context, reads: Reads, limits: BodyLimits, stopping: thre
         "/events": events,
         "/manifests/<digest>": documents.manifest,
         "/blobs/<digest>": documents.blob,
+        "/blobs/<digest>/transfers": documents.transfers,
         "/assignments/<kind>/<name>": documents.assignments,
         "/assignments/<kind>/<name>/<pipeline>": documents.assignment,
     }

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 from holdfast_server.api import queries, ranges
 from holdfast_server.api.answers import JSON, answer, refusal
 from holdfast_server.context import Context
-from holdfast_server.registry import catalogue
+from holdfast_server.registry import catalogue, transfers
 from holdfast_server.store import outbox
 from holdfast_server.store.schema import memberships
 from holdfast_shared.errors import Missing
@@ -70,6 +70,13 @@ class Documents:
         if response.status_code != _NOT_MODIFIED:
             response.headers["Content-Length"] = str(span.size_bytes)
         return response
+
+    def transfers(self, digest: str) -> Response:
+        """Unsigned, and trusted only by what comes of it."""
+        wanted = queries.digest(digest)
+        self._blobs.path_of(wanted)
+        with self._database.read() as connection:
+            return answer(transfers.index_of(connection, self._blobs, wanted))
 
     def assignments(self, kind: str, name: str) -> Response:
         """Which documents there are for a region or a device."""

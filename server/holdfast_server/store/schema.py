@@ -86,6 +86,14 @@ expected_uploads: Final = Table(
     Column("weights", Text, nullable=False),  # JSON: what the file is declared to be, if it is weights; else null
     Column("expires_at", BigInteger, nullable=False),
 )
+transfers: Final = Table(
+    "transfers",
+    metadata,
+    Column("blob_digest", Text, primary_key=True),
+    Column("codec", Text, primary_key=True),
+    Column("digest", Text),  # of the bytes to fetch instead; null: it was tried, and is not shorter
+    Column("size_bytes", BigInteger, nullable=False),
+)
 
 # ---------------------------------------------------------------- devices: what they are, what they said
 memberships: Final = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast_agent.fetch import blob, patience
-from support.fetch_bench import ETAG, GOOD, PORTAL, WEIGHTS, WEIGHTS_PATH, Bench, begun, ranges
+from support.fetch_bench import ETAG, GOOD, PORTAL, WAYS_PATH, WEIGHTS, WEIGHTS_PATH, Bench, begun, ranges
 from support.hostile_server import (
     Behaviour,
     cut,
@@ -31,7 +31,7 @@ def test_what_came_is_kept_for_the_next_time(bench: Bench) -> None:
     bench.serve(GOOD)
     bench.server.requests.clear()
     assert bench.fetch().ok
-    assert [asked.path for asked in bench.server.requests] == [WEIGHTS_PATH], "manifests were kept too"
+    assert [asked.path for asked in bench.server.requests] == [WAYS_PATH, WEIGHTS_PATH], "manifests were kept too"
     assert ranges(bench)[0] == "bytes=100000-"
 
 

@@ -27,7 +27,7 @@ from holdfast_shared.wire.release import (
     Requirement,
 )
 from support import wheels
-from support.fetch_bench import GOOD, PORTAL, WEIGHTS, WEIGHTS_PATH, Bench, begun, ranges
+from support.fetch_bench import GOOD, PORTAL, WAYS_PATH, WEIGHTS, WEIGHTS_PATH, Bench, begun, ranges
 from support.hostile_server import (
     Behaviour,
     cut,
@@ -60,7 +60,7 @@ def test_a_damaged_blob_is_repaired_and_nothing_else_is_fetched(bench: Bench) ->
     GOOD.install(bench.folder)
     bench.folder.blob(GOOD.weights).write_bytes(b"spoilt")
     assert bench.fetch().ok
-    assert [asked.path for asked in bench.server.requests] == [WEIGHTS_PATH]
+    assert [asked.path for asked in bench.server.requests] == [WAYS_PATH, WEIGHTS_PATH]
 
 
 @pytest.mark.parametrize("digest", [GOOD.digest, GOOD.model_digest], ids=["release", "model"])
@@ -80,6 +80,7 @@ def test_a_second_release_fetches_only_what_differs(bench: Bench) -> None:
     assert {asked.path for asked in bench.server.requests} == {
         *(f"/api/v1/manifests/{digest}" for digest in newer.manifests),
         f"/api/v1/blobs/{newer.weights}",
+        f"/api/v1/blobs/{newer.weights}/transfers",
     }
 
 
