@@ -27,6 +27,7 @@ from holdfast_agent.edge.broker import (
 )
 from holdfast_agent.edge.network import Network
 from holdfast_shared import topics
+from support.fault_proxy import running_fault_proxy
 from support.mosquitto import Mosquitto, running_mosquitto
 
 pytestmark = pytest.mark.slow
@@ -300,3 +301,31 @@ def test_three_hundred_sessions_share_one_thread(make: Make, observer: Observer,
     for session, _ in made:
         session.stop()
     network.stop()
+
+
+def test_a_connection_that_goes_dead_is_noticed_by_keepalive_and_made_anew(
+    make: Make, observer: Observer, broker: Mosquitto
+) -> None:
+    """Half-open: nothing is closed and nothing comes any more, as behind a router that forgot the connection."""
+    with running_fault_proxy(f"mqtt://127.0.0.1:{broker.port}") as proxy:
+        _, events = make(url=proxy.url, keepalive_s=2)
+        events.until_a(Connected)
+        proxy.set(stall_after=0)
+        assert events.until_a(Gone).reason
+        proxy.set()
+        events.until_a(Connected)
+        observer.publish(REGION_TOPIC, b"after it")
+        events.until(lambda event: isinstance(event, Received) and event.payload == b"after it")
+
+
+def test_a_document_comes_whole_through_a_slow_network(make: Make, observer: Observer, broker: Mosquitto) -> None:
+    """And a connection that is reset in the middle of one is made anew, and brings it then."""
+    payload = b"d" * 40_000
+    with running_fault_proxy(f"mqtt://127.0.0.1:{broker.port}") as proxy:
+        proxy.set(bytes_per_s=40_000, latency_s=0.02)
+        _, events = make(url=proxy.url)
+        events.until_a(Connected)
+        proxy.set(bytes_per_s=40_000, reset_after=20_000)
+        observer.publish(REGION_TOPIC, payload)
+        events.until_a(Gone)
+        assert events.until_a(Received).payload == payload
