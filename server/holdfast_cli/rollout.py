@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from holdfast_cli import output, signed_command, watch, waves
+from holdfast_cli import output, signed_command, time_windows, watch, waves
 from holdfast_cli.session import Session, reads, signs
 from holdfast_shared.wire.command import (
     Act,
@@ -51,6 +51,14 @@ def rollout() -> None:
     metavar="ENVIRONMENT",
     help="What to run it in: system, NAME@VERSION or a digest. Default: the release's first.",
 )
+@click.option(
+    "--download-window", "download_windows", multiple=True, metavar="[DAYS ]HH:MM-HH:MM",
+    help="When devices may download, by their own clocks: '22:00-04:00' or 'Sat,Sun 00:00-00:00'. Default: at any time.",
+)  # fmt: skip
+@click.option(
+    "--switch-window", "switch_windows", multiple=True, metavar="[DAYS ]HH:MM-HH:MM",
+    help="When devices may begin to switch; a rollback never waits for it. Default: at any time.",
+)  # fmt: skip
 @click.option("--start", "start_too", is_flag=True, help="Start it at once.")
 @signs
 @click.pass_obj
@@ -69,6 +77,7 @@ def plan(session: Session, /, **told: Any) -> None:
         segment=waves.segment(told["segment"]),
         waves=tuple(waves.wave(text) for text in told["wave_texts"]),
         gates=tuple(waves.gate(text) for text in told["gate_texts"]),
+        windows=time_windows.windows(told["download_windows"], told["switch_windows"]),
         **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s", "environment")},
     )
     planned = _send(session, act)

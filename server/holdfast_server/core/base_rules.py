@@ -14,10 +14,14 @@ from holdfast_server.core.plan import Plan
 from holdfast_server.core.release_in import ReleaseIn, Taken, distinct
 from holdfast_server.core.segments import Match, conjunction, covers
 from holdfast_shared import cohort, selector
+from holdfast_shared.wire.assignment import Windows
 
 
 class BaseRule(msgspec.Struct, frozen=True, kw_only=True):
-    """`cause` is the rollout or rollback that left it. `standby`: what it replaced, which refills an empty `previous`."""
+    """`cause` is the rollout or rollback that left it. `standby`: what it replaced, which refills an empty `previous`.
+
+    `windows` are its rollout's: a device that comes late keeps to them. Going back has none.
+    """
 
     match: Match
     release: ReleaseIn
@@ -25,6 +29,7 @@ class BaseRule(msgspec.Struct, frozen=True, kw_only=True):
     standby: ReleaseIn | None = None
     below: int = cohort.BUCKETS
     salt: str = ""
+    windows: Windows | None = None
 
     def covers(self, other: BaseRule) -> bool:
         """Whether no device can reach `other` past this rule."""
@@ -55,6 +60,7 @@ def folded(rules: Sequence[BaseRule], plan: Plan) -> tuple[BaseRule, ...]:
                 standby=release_for(rules, wave.match),
                 below=cohort.BUCKETS if whole else wave.below,
                 salt="" if whole else plan.rollout,
+                windows=plan.windows,
             )
         )
     return tidied([*tidied(added), *rules])

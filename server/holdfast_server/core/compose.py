@@ -126,6 +126,7 @@ def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> l
             below=below,
             salt=rollout.id if below < cohort.BUCKETS else "",
             **rule_fields(rollout.plan.release, standby),
+            windows=rollout.plan.windows,
         )
         for match, below, standby in kept
     ]
@@ -138,7 +139,7 @@ def _base_rules(base: Sequence[BaseRule], condemned: Sequence[Condemned], region
         if match is None:
             continue
         fields = rule_fields(one.release, one.standby)
-        rule = Rule(mode="serve", match=match, below=one.below, salt=one.salt, **fields)
+        rule = Rule(mode="serve", match=match, below=one.below, salt=one.salt, windows=one.windows, **fields)
         if any(_hides(earlier, rule) and not _may_be_passed_over(earlier, condemned) for earlier in rules):
             continue
         joined = _joined(rules[-1], rule) if rules else None
@@ -171,7 +172,7 @@ def _condemns(entry: Condemned, given: ReleaseIn) -> bool:
 
 def _joined(one: Rule, other: Rule) -> Rule | None:
     """Two neighbours that say the same of two segments, as one."""
-    if said_by(one) != said_by(other) or (one.below, one.salt) != (other.below, other.salt):
+    if said_by(one) != said_by(other) or (one.below, one.salt, one.windows) != (other.below, other.salt, other.windows):
         return None
     match = union(one.match, other.match)
     return None if match is None else msgspec.structs.replace(one, match=match)

@@ -10,6 +10,7 @@ import msgspec
 from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match
 from holdfast_shared import cohort, selector
+from holdfast_shared.wire.assignment import Windows
 from holdfast_shared.wire.release import Metric
 
 KIND: Final = "kind"  # a device's label that says how its evidence is counted: `real` or `light`
@@ -67,7 +68,10 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`rollout` is its id and the salt of its cohorts. `previous`: what a device would return to; None: nothing."""
+    """`rollout` is its id and the salt of its cohorts. `previous`: what a device would return to; None: nothing.
+
+    `windows`: when a device may download and switch, also one that comes late.
+    """
 
     rollout: str
     pipeline: str
@@ -79,6 +83,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     soak_s: int
     deadline_s: int
     previous: ReleaseIn | None = None
+    windows: Windows | None = None
     notes: tuple[str, ...] = ()
 
     def reached(self, waves: int, members: Iterable[Member]) -> list[Member]:

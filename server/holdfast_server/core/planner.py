@@ -30,6 +30,8 @@ DEVICES_MIN: Final = 3
 REQUESTS_MIN: Final = 100
 SOAK_S: Final = 300
 DEADLINE_S: Final = 86_400
+# A window may open once a week.
+DEADLINE_WITH_WINDOWS_S: Final = 8 * 86_400
 COUNTED: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
 # When a release has no guardrail that counts of requests can answer.
 DEFAULT_GATES: Final = (Gate(metric="error_rate", threshold=0.02), Gate(metric="null_rate", threshold=0.02))
@@ -54,7 +56,8 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
     for gate in gates:
         _refuse_a_gate_that_cannot_fail(gate, requests_min)
     soak_s = SOAK_S if asked.soak_s is None else asked.soak_s
-    deadline_s = max(DEADLINE_S, 2 * soak_s) if asked.deadline_s is None else asked.deadline_s
+    patience_s = DEADLINE_S if asked.windows is None else DEADLINE_WITH_WINDOWS_S
+    deadline_s = max(patience_s, 2 * soak_s) if asked.deadline_s is None else asked.deadline_s
     if deadline_s <= soak_s:
         raise Malformed(
             f"a wave of {soak_s} s soak can never pass by its deadline of {deadline_s} s",
@@ -74,6 +77,7 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
         requests_min=requests_min,
         soak_s=soak_s,
         deadline_s=deadline_s,
+        windows=asked.windows,
         notes=notes,
     )
 
@@ -92,7 +96,7 @@ def _environment(asked: RolloutPlan, release: Release) -> str:
 
 
 def _refuse_what_is_reserved(asked: RolloutPlan) -> None:
-    for field in ("requests", "windows", "spread_s"):
+    for field in ("requests", "spread_s"):
         if getattr(asked, field) is not None:
             raise NotSupported(f"a plan with {field} is not supported yet", field=field, next_step="leave it out")
 

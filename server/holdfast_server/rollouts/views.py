@@ -96,6 +96,7 @@ def _rollout(record: Rollout) -> dict[str, Any]:
         "requests_min": plan.requests_min,
         "soak_s": plan.soak_s,
         "deadline_s": plan.deadline_s,
+        "windows": msgspec.to_builtins(plan.windows),
         "notes": list(plan.notes),
         "evidence": dict(verdict.evidence) if verdict is not None else {},
         "failing": list(verdict.failing) if verdict is not None else [],

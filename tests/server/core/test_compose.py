@@ -33,7 +33,7 @@ from holdfast_shared import selector, strict_json
 from holdfast_shared.assign import Decision, Target, View, assign
 from holdfast_shared.errors import Conflict, HoldfastError
 from holdfast_shared.judgement import Verdict
-from holdfast_shared.wire.assignment import PAYLOAD_BYTES_MAX, Assignment, ReleaseRef
+from holdfast_shared.wire.assignment import PAYLOAD_BYTES_MAX, Assignment, ReleaseRef, TimeSpan, Windows
 from holdfast_shared.wire.command import WavePlan
 from support.rollout_values import PIPELINE, REGIONS, asked, digest, member, placed, ref, release
 
@@ -91,10 +91,10 @@ class World:
     def serving(self) -> dict[str, str]:
         return {device: view.current.release.version if view.current else "" for device, view in self.views.items()}
 
-    def begin(self, segment: str, waves: tuple[WavePlan, ...] = ()) -> Rollout:
+    def begin(self, segment: str, waves: tuple[WavePlan, ...] = (), windows: Windows | None = None) -> Rollout:
         self.versions += 1
         version = f"1.{self.versions}.0"
-        what = asked(version, segment=selector.parse(segment), waves=waves)
+        what = asked(version, segment=selector.parse(segment), waves=waves, windows=windows)
         made = plan(what, rollout=f"r-{self.versions}", release=release(version), digest=digest(version), fleet=DEVICES)
         check_free(self.standing, made)
         record = machine.planned(with_previous(self.standing, made), by="ann", now=NOW)
@@ -137,6 +137,18 @@ def test_a_finished_rollout_is_the_base_of_everyone_and_one_rule() -> None:
     world.finish(world.begin("*").id)
     assert set(world.serving().values()) == {"1.1.0"}
     assert [len(found.rules) for found in world.documents.values()] == [1, 1, 1]
+
+
+def test_a_rollouts_windows_hold_for_whoever_comes_late_and_never_for_going_back() -> None:
+    world = World()
+    night = Windows(switch=(TimeSpan(from_="22:00", to="04:00"),))
+    world.finish(world.begin("*").id)
+    windowed = world.begin("*", windows=night)
+    assert world.documents["eu-west"].rules[0].windows == night
+    world.finish(windowed.id)
+    assert [one.windows for one in world.documents["eu-west"].rules] == [night]
+    world.roll_back("region=eu-west", windowed.plan.release)
+    assert [one.windows for one in world.documents["eu-west"].rules if one.release == ref("1.1.0")] == [None]
 
 
 def test_after_a_halt_whoever_serves_the_release_returns_to_the_base() -> None:

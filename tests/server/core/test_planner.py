@@ -10,7 +10,7 @@ from holdfast_server.core.plan import Gate, Member, Plan
 from holdfast_server.core.planner import plan
 from holdfast_shared import selector
 from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
-from holdfast_shared.wire.assignment import Requests, Windows
+from holdfast_shared.wire.assignment import Requests, TimeSpan, Windows
 from holdfast_shared.wire.command import GatePlan, RolloutPlan, WavePlan
 from holdfast_shared.wire.release import Guardrail
 from support.rollout_values import PIPELINE, asked, digest, fleet, member, placed, release
@@ -113,11 +113,23 @@ def test_a_plan_that_cannot_work_is_refused(what: RolloutPlan, members: list[Mem
     assert caught.value.next_step
 
 
+NIGHT = Windows(
+    download=(TimeSpan(from_="22:00", to="04:00"),), switch=(TimeSpan(from_="02:00", to="04:00", days=(6,)),)
+)
+
+
+def test_a_plan_keeps_its_windows_and_gives_them_time_to_open() -> None:
+    """One that opens once a week is no reason to miss a deadline."""
+    found = planned(asked(windows=NIGHT), fleet())
+    assert found.windows == NIGHT
+    assert found.deadline_s > 7 * 86_400 > planned(asked(), fleet()).deadline_s
+    assert planned(asked(windows=NIGHT, deadline_s=3_600), fleet()).deadline_s == 3_600
+
+
 @pytest.mark.parametrize(
     "what",
     [
         asked(requests=Requests(share=100)),
-        asked(windows=Windows()),
         asked(spread_s=10),
         asked(gates=(GatePlan(metric="memory_bytes", threshold=1e9),)),
     ],
