@@ -37,6 +37,7 @@ class FailureCode(StrEnum):
     NO_SPACE = "no-space"
     HELD_UP = "held-up"
     UNREADABLE = "unreadable"
+    OVER_BUDGET = "over-budget"
     CONDEMNED = "condemned"
     LOCAL_ROLLBACK = "local-rollback"
     UNCONFIRMED = "unconfirmed"
@@ -214,6 +215,11 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "the disk, or the system around it, refused again and again to have a slot's bytes read; they may well be whole",
         Actor.SITE,
         "read the detail and the kernel's log: holdfast-agent verify; replace a disk that fails",
+    ),
+    _C.OVER_BUDGET: Meaning(
+        "a metered network's bytes for today are used up; what came is kept, and the fetch waits without counting as failed",
+        Actor.NOBODY,
+        "nothing; or raise [network] metered_bytes_per_day, or bring the device to a network that is not metered",
     ),
     _C.CONDEMNED: Meaning(
         "a document condemns what served here; the device left it, or says that it has nothing to turn to",

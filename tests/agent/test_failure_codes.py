@@ -62,6 +62,8 @@ PROVOKED = {
     "held-up": "tests/agent/core/test_ways.py"
     "::test_what_is_held_up_for_a_day_is_told_with_what_holds_it_and_waits_in_idle",
     "unreadable": "tests/agent/core/test_verification.py::test_what_cannot_be_read_is_no_damage_and_is_told_once",
+    "over-budget": "tests/agent/fetch/test_restraints.py"
+    "::test_the_days_bytes_are_used_up_and_the_next_day_goes_on_from_there",
     "condemned": "tests/agent/core/test_departure.py"
     "::test_urgent_with_nothing_to_turn_to_stays_and_adopts_the_target_without_a_trial",
     "local-rollback": "tests/agent/core/test_local_rollback.py"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from holdfast_agent.edge import blobs
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch import outcome, staging
+from holdfast_agent.fetch.line import Restraint
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.outcome import Outcome
 from holdfast_agent.fetch.patience import Deadline
@@ -43,10 +45,16 @@ class Bench:
             self.server.on(f"/api/v1/blobs/{digest}", honest(content, f'"{digest}"'))
 
     def fetch(
-        self, published: Published = GOOD, *, order: Order | None = None, deadline_s: float = 30.0, **more: Any
+        self,
+        published: Published = GOOD,
+        *,
+        order: Order | None = None,
+        deadline_s: float = 30.0,
+        restraints: Sequence[Restraint] = (),
+        **more: Any,
     ) -> Outcome:
         """As the process does it, and with every invariant checked afterwards."""
-        source = Source(self.server.url, self.folder, authorities())
+        source = Source(self.server.url, self.folder, authorities(), restraints)
         wanted = order or Order("digits", published.release.version, published.digest)
         more = {"machine": installed.machine()} | more
         try:

@@ -233,7 +233,7 @@ class _Fetcher:
     def __init__(self, device: PoweredDevice, inbox: Inbox) -> None:
         self._device, self._inbox = device, inbox
 
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None:
+    def start(self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False) -> None:  # noqa: ARG002 - Fetcher's signature
         order = Order(pipeline, version, target_digest, environment)
         ended = FetchEnded(target_digest, ok=True, code="", detail="", pipeline=pipeline)
         try:

@@ -14,6 +14,8 @@ CAP_US: Final = 24 * 3600 * SECOND_US
 DOUBLINGS_MAX: Final = 12
 # While a condemned release serves: its devices are few, or the server was told to expect them.
 URGENT_CAP_US: Final = 300 * SECOND_US
+# A metered network's budget is used up: until it is looked at again, as the device may be on another network by then.
+HELD_US: Final = 900 * SECOND_US
 # At once would be a busy loop when the draw is next to nothing.
 LEAST_US: Final = SECOND_US // 2
 

@@ -26,10 +26,14 @@ class Tell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartFetch:
-    """Download, verify and stage `target`; there is at most one fetch. `FetchEnded` says how it went."""
+    """Download, verify and stage `target`; there is at most one fetch. `FetchEnded` says how it went.
+
+    `urgent`: what serves is condemned, so a budget may be passed where the device is configured so.
+    """
 
     pipeline: str
     target: Target
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

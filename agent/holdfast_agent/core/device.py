@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from typing import Final, Literal
 
 import msgspec
@@ -20,7 +21,7 @@ from holdfast_shared.authorities import Authorities
 from holdfast_shared.drift import UNWATCHED, Watch
 from holdfast_shared.identifiers import KeyId
 from holdfast_shared.signing import PublicKey
-from holdfast_shared.wire.assignment import Assignment
+from holdfast_shared.wire.assignment import Assignment, TimeSpan
 from holdfast_shared.wire.membership import Membership
 from holdfast_shared.wire.release import Release
 from holdfast_shared.wire.report import Event, EventKind, Isolation, Window
@@ -40,6 +41,7 @@ class Own:
     """What the device is provisioned with, and this boot. `health_us` is the time between two health reports.
 
     `verify_us` is the time between two verifications of all slots; `verify_draw`, from [0, 1), is the first one's share of it.
+    `download`: when it may download by its own configuration; that and all windows by the clock in `zone`.
     """
 
     membership: Membership
@@ -49,6 +51,8 @@ class Own:
     health_us: int
     verify_us: int
     verify_draw: float
+    zone: tzinfo = UTC
+    download: tuple[TimeSpan, ...] = ()
 
     @classmethod
     def of(
@@ -61,6 +65,8 @@ class Own:
         health_s: float,
         verify_s: float = VERIFY_S,
         verify_draw: float = 1.0,
+        zone: tzinfo = UTC,
+        download: tuple[TimeSpan, ...] = (),
     ) -> Own:
         epochs = {holder.epoch for holder in authorities.directors}
         return cls(
@@ -75,6 +81,8 @@ class Own:
             health_us=int(health_s * SECOND_US),
             verify_us=int(verify_s * SECOND_US),
             verify_draw=verify_draw,
+            zone=zone,
+            download=download,
         )
 
     @property
@@ -110,6 +118,7 @@ class Live:
     that should serve may be tried again, `repair_us` by slot when it may be mended again.
     `counted` are requests of the trial's release in closed windows, `tallied` those in its newest tally.
     `watch` is what its closed windows say of drift.
+    `held_us`: until when the network's budget, told in `held_for`, lets nothing come: no failure, and no longer each time.
     `told` are things that are said once while they last, such as that the device stays where it is.
     """
 
@@ -118,6 +127,8 @@ class Live:
     left_us: int | None = None
     retry_us: int | None = None
     repair_us: Mapping[str, int] = field(default_factory=dict)
+    held_us: int | None = None
+    held_for: str = ""
     reload_us: int | None = None
     confirmed: Target | None = None
     confirmed_us: int | None = None

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_agent.core import windows
 from holdfast_agent.core.acceptance import not_understood
 from holdfast_agent.core.device import Device, Goal
 from holdfast_agent.core.events import Moment
@@ -115,8 +116,10 @@ def obstacle(device: Device, name: str, decision: Decision, goal: Goal, now: Mom
     return "" if goal.purpose != "serve" else _obstacle_to_serving(decision, now)
 
 
-def counts(decision: Decision, now: Moment) -> bool:
+def counts(device: Device, decision: Decision, goal: Goal, now: Moment) -> bool:
     """Whether time counts against what is staged: not while the rule itself says that it is to wait."""
+    if closed_to_switch(device, decision, goal, now):
+        return False
     return decision.urgent or decision.not_before is None or decision.not_before <= now.at
 
 
@@ -127,9 +130,36 @@ def _obstacle_to_serving(decision: Decision, now: Moment) -> str:
         return ""  # what serves is condemned: windows and spread do not apply
     if decision.not_before is not None and decision.not_before > now.at:
         return "the rule's not_before has not come yet"
-    if decision.windows is not None or decision.spread_s is not None:
-        return "the rule has windows or a spread, which this agent cannot keep yet"
+    if decision.spread_s is not None:
+        return "the rule has a spread, which this agent cannot keep yet"
     return ""
+
+
+def closed_to_download(device: Device, decision: Decision, goal: Goal, now: Moment) -> str:
+    """The window, in words, that a download waits for, by the device's configuration or the rule; or nothing."""
+    if decision.urgent or goal.purpose == "repair":
+        return ""
+    rules = decision.windows.download if decision.windows is not None and goal.purpose != "stage" else ()
+    closed = [spans for spans in (device.own.download, rules) if not windows.is_open(spans, now.at, device.own.zone)]
+    return f"the download window {windows.written(closed[0])}" if closed else ""
+
+
+def closed_to_switch(device: Device, decision: Decision, goal: Goal, now: Moment) -> str:
+    """The window, in words, that the rule lets a switch begin in; or nothing. One that has begun is carried through."""
+    if decision.urgent or goal.purpose != "serve" or decision.windows is None:
+        return ""
+    spans = decision.windows.switch
+    return "" if windows.is_open(spans, now.at, device.own.zone) else f"the switch window {windows.written(spans)}"
+
+
+def windows_matter(device: Device, name: str) -> bool:
+    """Whether what this pipeline does next may hang on the time of day."""
+    given = decision_of(device, name).windows
+    if not device.own.download and given is None:
+        return False
+    return device.record.pipeline(name).state in (State.FETCHING, State.STAGED) or bool(
+        device.live_of(name).waiting_for
+    )
 
 
 def wanted_digests(device: Device, name: str) -> set[str]:

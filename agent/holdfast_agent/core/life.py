@@ -16,7 +16,17 @@ from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, 
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
 from holdfast_agent.core.guardrails import breach_of, told_of
-from holdfast_agent.core.intent import allowed, counts, decision_of, goals_of, obstacle, usable, wanted_digests
+from holdfast_agent.core.intent import (
+    allowed,
+    closed_to_download,
+    closed_to_switch,
+    counts,
+    decision_of,
+    goals_of,
+    obstacle,
+    usable,
+    wanted_digests,
+)
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import CloseWindows, RetryLoad, Tallied
 from holdfast_shared.assign import Decision
@@ -65,6 +75,8 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
     if device.fetch != (name, ended.target) or goal is None or goal.target != ended.target:
         return device
     device = replace(device, fetch=None)
+    if ended.code == FailureCode.OVER_BUDGET:
+        return _held(device, name, ended, now)
     if not ended.ok or ended.release is None:
         code = ended.code or FailureCode.FETCH_DAMAGED
         wait_us = max(
@@ -77,6 +89,16 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
     for digest in sorted(goal.target.digests):
         device = verification.mended(device, digest, now)
     return _arrived(device, name, goal, now)
+
+
+def _held(device: Device, name: str, ended: FetchEnded, now: Moment) -> Device:
+    """Nothing may come for a while, which is nobody's failure: idle, and said in `waiting_for`."""
+    wait_us = min(int(ended.retry_after_s * SECOND_US), backoff.HELD_US)
+    if decision_of(device, name).urgent:
+        wait_us = min(wait_us, backoff.URGENT_CAP_US)
+    device = departure.without_work(device, name)
+    held_us = now.monotonic_us + max(wait_us, backoff.LEAST_US)
+    return device.with_live(name, replace(device.live_of(name), held_us=held_us, held_for=ended.detail))
 
 
 def tallied(device: Device, said: Tallied, now: Moment) -> Device:
@@ -139,10 +161,10 @@ def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device
     if first is not None:  # what serves here is condemned: the other download goes on later, where its bytes end
         device = departure.without_work(device, first)
     device = device.with_pipeline(name, slots.begin_fetch(pipeline, goal.target))
-    live = replace(live, goal=goal, due_us=deadlines.fetched_by(now), waiting_for="")
+    live = replace(live, goal=goal, due_us=deadlines.fetched_by(now), held_us=None, waiting_for="")
     device = device.with_live(name, live if goal.purpose == "repair" else replace(live, retry_us=None))
     device = replace(collected(device), fetch=(name, goal.target))
-    return device.doing(StartFetch(pipeline=name, target=goal.target))
+    return device.doing(StartFetch(pipeline=name, target=goal.target, urgent=decision.urgent))
 
 
 def _next(device: Device, name: str, decision: Decision, now: Moment) -> Goal | None:
@@ -155,12 +177,14 @@ def _next(device: Device, name: str, decision: Decision, now: Moment) -> Goal | 
 
 
 def _hindrance(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> str:
-    """What keeps it from being fetched now, in words, or nothing: an obstacle, or that it failed a while ago."""
+    """What keeps it from being fetched now, in words, or nothing: an obstacle, the time of day, or that it failed a while ago."""
     live, failures = device.live_of(name), _failures(device, name, goal)
     again_us = live.repair_us.get(goal.target.key) if goal.purpose == "repair" else live.retry_us
-    why = obstacle(device, name, decision, goal, now)
+    why = obstacle(device, name, decision, goal, now) or closed_to_download(device, decision, goal, now)
     if not why and failures and again_us is not None and _is_waited_for(again_us, decision, now):
         why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
+    if not why and live.held_us is not None and _is_waited_for(live.held_us, decision, now):
+        why = live.held_for
     return why
 
 
@@ -199,6 +223,8 @@ def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
         return _begin_self_test(device, name, decision, goal, now)
     if pipeline.state is State.SELF_TESTING:
         return _self_test(device, name, decision, goal, now)
+    if closed_to_download(device, decision, goal, now):  # what came stays; it goes on in the next window
+        return departure.without_work(device, name)
     if live.due_us is not None and now.monotonic_us >= live.due_us:
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.FETCH_TOO_SLOW)
         return _try_later(replace(device, fetch=None).doing(StopFetch()), name, now, backoff.BASE_US)
@@ -234,7 +260,7 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
 
 
 def _begin_self_test(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
-    why = obstacle(device, name, decision, goal, now)
+    why = obstacle(device, name, decision, goal, now) or closed_to_switch(device, decision, goal, now)
     if why:
         return _held_up(device, name, decision, goal, now, why)
     if device.gateway.failed(name, goal.target):
@@ -248,7 +274,7 @@ def _held_up(device: Device, name: str, decision: Decision, goal: Goal, now: Mom
     """Staged, and kept from going forward: for so long, not counting the time in which its rule has it wait."""
     device = _waiting(device, name, why)
     live = device.live_of(name)
-    if not counts(decision, now):
+    if not counts(device, decision, goal, now):
         if live.due_us is None:
             return device
         return device.with_live(name, replace(live, due_us=None, left_us=max(live.due_us - now.monotonic_us, 0)))

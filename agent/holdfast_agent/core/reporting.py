@@ -118,7 +118,7 @@ def _spooled(
         fingerprint=dict(device.gateway.runtime),
         isolation=device.gateway.isolation,
         accepted=tuple(_accepted(device)),
-        pipelines=tuple(pipeline_report(device, name) for name in sorted(record.pipelines)),
+        pipelines=tuple(pipeline_report(device, name) for name in device.names if _is_told_of(device, name)),
         windows=tuple(window for _, window in windows),
         events=tuple(events),
     )
@@ -144,6 +144,11 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
         degraded=rotten or any(device.gateway.failed(name, slot) for slot in slots),
         waiting_for=live.waiting_for if pipeline.state is not State.FETCHING else "",
     )
+
+
+def _is_told_of(device: Device, name: str) -> bool:
+    """What it has anything of, and what it waits for before its first install."""
+    return name in device.record.pipelines or bool(device.live_of(name).waiting_for)
 
 
 def in_one_line(device: Device) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from holdfast_agent.core.device import Own
-from holdfast_agent.edge import blobs, clock, configuration, identity
+from holdfast_agent.edge import blobs, clock, configuration, identity, time_zone
 from holdfast_agent.edge.broker import BrokerSession
 from holdfast_agent.edge.configuration import Configuration
 from holdfast_agent.edge.fetching import FetchProcess
@@ -62,7 +62,7 @@ def run(path: Path) -> None:
         broker = _broker(found, own, inbox)
         spool = Spool(found.folder.spool, found.agent.spool_reports_max)
         ending.callback(spool.close)
-        fetcher = FetchProcess(path, inbox.emit)
+        fetcher = FetchProcess(path, inbox.emit, deadline_s=found.fetch.deadline_s)
         ending.callback(fetcher.stop)
         verifier = SlotVerifier(found.folder, inbox.emit)
         ending.callback(verifier.stop)
@@ -101,6 +101,8 @@ def own_of(found: Configuration, known: Identity) -> Own:
         agent_version=__version__,
         health_s=found.agent.health_s,
         verify_s=found.agent.verify_s,
+        zone=time_zone.load(found.device.time_zone),
+        download=found.fetch.windows,
         verify_draw=random.random(),  # noqa: S311 - spreads a fleet's readings; nobody gains by guessing it
     )
 

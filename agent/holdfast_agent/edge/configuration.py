@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from holdfast_agent.edge import time_zone
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.errors import Malformed, Missing
 from holdfast_shared.identifiers import DeviceField, NameField
+from holdfast_shared.wire.assignment import TimeSpan
 from holdfast_shared.wire.release import ShortText
 from holdfast_shared.wire.report import Protection
 
@@ -18,12 +21,16 @@ SIZE_BYTES_MAX: Final = 64 * 1024
 # `sun_path` of Linux' sockaddr_un (108 bytes) with its closing NUL.
 SOCKET_PATH_BYTES_MAX: Final = 107
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+# Under it, a download of the smallest model would look like a held connection.
+BYTES_PER_S_LEAST: Final = 4096
+BytesPerSecond = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who this is. `state` is the state directory; `run` is for sockets, by default `<state>/run`.
 
     `accelerators` are what a variant of a model may ask for by name, such as `coral`.
+    `time_zone` is an IANA name, for windows and days; empty is the system's own.
     """
 
     id: DeviceField
@@ -34,6 +41,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     authorities: str
     run: str = ""
     accelerators: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=16)] = ()
+    time_zone: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +68,29 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 Standby = Literal["auto", "warm", "cold"]
 
 
+class Fetch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`bytes_per_s_max`: 0 is as fast as it goes. `deadline_s`: of one fetch, from whose bytes the next goes on.
+
+    `windows`: when downloads may be made; empty is always.
+    """
+
+    bytes_per_s_max: BytesPerSecond = 0
+    deadline_s: Annotated[float, msgspec.Meta(ge=60, le=18_000)] = 3600.0
+    windows: tuple[TimeSpan, ...] = ()
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`metered`: `yes`, `no`, or the path of a file that holds one of them, which a hook of the system writes.
+
+    Downloads on a metered network stop at `metered_bytes_per_day`, to go on the next day; those of a device that leaves a
+    condemned release may go on past it if `urgent_may_exceed`.
+    """
+
+    metered: Annotated[str, msgspec.Meta(pattern=r"^(yes|no|/.{1,4000})$")] = "no"
+    metered_bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 50_000_000
+    urgent_may_exceed: bool = False
+
+
 class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`listen` is a loopback address with a port (0: any free one) for applications on this device.
 
@@ -82,6 +113,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     server: Server
     broker: Broker
     agent: Agent = Agent()
+    fetch: Fetch = Fetch()
+    network: Network = Network()
     gateway: Gateway = Gateway()
 
     @property
@@ -139,4 +172,19 @@ def _faults(tables: dict[str, Any]) -> list[str]:
                 msgspec.convert(table[name], field.type)
             except msgspec.ValidationError as error:
                 faults.append(f"[{section.name}] {name}: {error}")
+    faults += _faults_beyond_types(tables)
     return faults
+
+
+def _faults_beyond_types(tables: dict[str, Any]) -> Iterator[str]:
+    zone = _field(tables, "device", "time_zone")
+    if isinstance(zone, str) and not time_zone.is_known(zone):
+        yield f"[device] time_zone: {zone!r} is not known here; write an IANA name such as Europe/Berlin"
+    cap = _field(tables, "fetch", "bytes_per_s_max")
+    if isinstance(cap, int) and 0 < cap < BYTES_PER_S_LEAST:
+        yield f"[fetch] bytes_per_s_max: {cap} is too little to fetch anything; at least {BYTES_PER_S_LEAST}, or 0 for no cap"
+
+
+def _field(tables: dict[str, Any], section: str, name: str) -> Any:
+    table = tables.get(section)
+    return table.get(name) if isinstance(table, dict) else None

@@ -56,7 +56,15 @@ class FetchProcess:
         self._config_path, self._emit, self._deadline_s = config_path, emit, deadline_s
         self._child: _Child | None = None
 
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str = SYSTEM_ENVIRONMENT) -> None:
+    def start(
+        self,
+        target_digest: str,
+        version: str,
+        pipeline: str,
+        environment: str = SYSTEM_ENVIRONMENT,
+        *,
+        urgent: bool = False,
+    ) -> None:
         """Fetch that release and have its environment built; ends the fetch before.
 
         Every failure, of starting it also, comes as FetchEnded.
@@ -67,6 +75,7 @@ class FetchProcess:
             *("--config", str(self._config_path.absolute())),
             *("--pipeline", pipeline, "--version", version, "--digest", target_digest, "--environment", environment),
             *("--deadline-s", f"{self._deadline_s:g}"),
+            *(("--urgent",) if urgent else ()),
         ]
 
         def ended(found: Outcome) -> None:

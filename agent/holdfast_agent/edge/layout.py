@@ -46,6 +46,11 @@ class StateFolder:
         return self.root / "fetch.lock"
 
     @property
+    def network_budget(self) -> Path:
+        """What was spent today on a metered network."""
+        return self.root / "network-budget.json"
+
+    @property
     def spool(self) -> Path:
         return self.root / "spool.db"
 

@@ -76,7 +76,9 @@ class DataPlane(Protocol):
 class Fetcher(Protocol):
     """At most one fetch: `start` ends the one before. `stop` may be repeated."""
 
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None: ...
+    def start(
+        self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False
+    ) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -286,9 +288,11 @@ class Loop:
                 self._save(record)
             case Tell(message):
                 self._data_plane.say(message)
-            case StartFetch(pipeline=pipeline, target=target):
+            case StartFetch(pipeline=pipeline, target=target, urgent=urgent):
                 log.info("fetching %s %s", pipeline, target.release.version)
-                self._fetcher.start(target.release.digest, target.release.version, pipeline, target.environment)
+                self._fetcher.start(
+                    target.release.digest, target.release.version, pipeline, target.environment, urgent=urgent
+                )
             case StopFetch():
                 self._fetcher.stop()
             case CollectGarbage(keep):

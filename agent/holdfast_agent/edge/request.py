@@ -12,7 +12,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Final
 from urllib.parse import urlsplit
@@ -48,10 +48,10 @@ class TooLong(HoldfastError):
 class Answer:
     """`status` and headers are there; the body comes piece by piece."""
 
-    __slots__ = ("_response", "_watchdog", "retry_after_s", "status")
+    __slots__ = ("_passed", "_response", "_watchdog", "retry_after_s", "status")
 
-    def __init__(self, response: HTTPResponse, watchdog: _Watchdog) -> None:
-        self._response, self._watchdog = response, watchdog
+    def __init__(self, response: HTTPResponse, watchdog: _Watchdog, passed: Callable[[int], None]) -> None:
+        self._response, self._watchdog, self._passed = response, watchdog, passed
         self.status = response.status
         self.retry_after_s = _retry_after(response.getheader("Retry-After"))
 
@@ -63,6 +63,7 @@ class Answer:
         """The body as it comes, to its end or its breaking off: whoever reads it knows how long it should be."""
         while piece := self._read():
             yield piece
+            self._passed(len(piece))
 
     def body(self, size_bytes_max: int) -> bytes:
         """All of it. Raises TooLong past the limit."""
@@ -82,19 +83,32 @@ class Answer:
 
 
 @contextlib.contextmanager
-def get(base: str, path: str, *, deadline_s: float, headers: Mapping[str, str] | None = None) -> Iterator[Answer]:
-    """GET `base` + `path`; what its status means is the caller's. Raises Unreachable or TooSlow, while the body is read also."""
+def get(
+    base: str,
+    path: str,
+    *,
+    deadline_s: float,
+    headers: Mapping[str, str] | None = None,
+    passed: Callable[[int], None] = lambda _: None,
+    receive_buffer_bytes: int | None = None,
+) -> Iterator[Answer]:
+    """GET `base` + `path`; what its status means is the caller's. Raises Unreachable or TooSlow, while the body is read also.
+
+    `passed` is called with the length of each piece of the body once it was taken; it may wait, or raise.
+    """
     watchdog = _Watchdog(deadline_s, f"{base}{path}")
     connection = _connection(base)
     try:
         with watchdog.translated():
             connection.connect()
             connection.sock.settimeout(SILENCE_S)
+            if receive_buffer_bytes is not None:
+                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
             watchdog.watch(connection.sock)
             connection.request("GET", path, headers={"Accept-Encoding": "identity", **(headers or {})})
             response = connection.getresponse()
         with contextlib.closing(response):
-            yield Answer(response, watchdog)
+            yield Answer(response, watchdog, passed)
     finally:
         watchdog.end()
         connection.close()

@@ -17,8 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from holdfast_agent.edge import configuration
+from holdfast_agent.edge import configuration, time_zone
+from holdfast_agent.edge.configuration import Configuration
 from holdfast_agent.fetch import outcome, staging
+from holdfast_agent.fetch.allowance import Allowance
+from holdfast_agent.fetch.line import Cap, Restraint
 from holdfast_agent.fetch.manifests import Order, Source
 from holdfast_agent.fetch.outcome import EXIT_STATUS, Outcome
 from holdfast_agent.fetch.patience import Deadline
@@ -45,12 +48,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(asked: argparse.Namespace) -> Outcome:
     try:
         found = configuration.load(asked.config)
-        source = Source(found.server.url, found.folder, authorities.load(Path(found.device.authorities)))
+        known = authorities.load(Path(found.device.authorities))
+        allowance = Allowance(
+            found.folder.network_budget, found.network, time_zone.load(found.device.time_zone), urgent=asked.urgent
+        )
+        source = Source(found.server.url, found.folder, known, _restraints(found, allowance))
         order = Order(asked.pipeline, asked.version, asked.digest, asked.environment)
-        staging.stage(source, order, Deadline(asked.deadline_s), machine=installed.machine(found.device.accelerators))
+        try:
+            staging.stage(
+                source, order, Deadline(asked.deadline_s), machine=installed.machine(found.device.accelerators)
+            )
+        finally:
+            allowance.settle()
     except (HoldfastError, OSError) as error:
         return outcome.of_error(error)
     return Outcome(ok=True)
+
+
+def _restraints(found: Configuration, allowance: Allowance) -> list[Restraint]:
+    """What holds it back here: nothing, unless the configuration says so."""
+    cap = found.fetch.bytes_per_s_max
+    restraints: list[Restraint] = [Cap(cap)] if cap else []
+    return restraints if found.network.metered == "no" else [*restraints, allowance]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--environment", default=SYSTEM_ENVIRONMENT, type=_environment, help="that it is to run in, by its digest"
     )
+    parser.add_argument("--urgent", action="store_true", help="what serves is condemned")
     parser.add_argument("--deadline-s", type=float, default=DEADLINE_S, metavar="SECONDS")
     return parser
 

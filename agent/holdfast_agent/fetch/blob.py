@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from holdfast_agent.edge import request
-from holdfast_agent.edge.request import Answer, Unreachable
+from holdfast_agent.edge.request import Answer, TooSlow, Unreachable
+from holdfast_agent.fetch.line import Line
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline, Floor
 from holdfast_shared import durable
@@ -42,7 +42,7 @@ log: Final = logging.getLogger(__name__)
 class Wanted:
     """What to ask the server for, by its hash: a blob, or another form of one. It grows in `partial` and ends as `whole`."""
 
-    server: str
+    line: Line
     digest: str
     size_bytes: int
     partial: Path
@@ -118,8 +118,8 @@ def _begun(wanted: Wanted) -> tuple[_Hash, int]:
 
 def _ask(wanted: Wanted, hasher: _Hash, have: int, deadline: Deadline) -> int:
     """One request, its bytes on disk and hashed; the new length, also when the body broke off."""
-    with request.get(
-        wanted.server, f"/api/v1/blobs/{wanted.digest}", deadline_s=deadline.left_s(), headers=_headers(wanted, have)
+    with wanted.line.get(
+        f"/api/v1/blobs/{wanted.digest}", deadline_s=deadline.left_s(), headers=_headers(wanted, have)
     ) as answer:
         skipped, resumed = _checked(wanted, answer, have), have > 0
         for piece in _grouped(answer, wanted.size_bytes - have + skipped):
@@ -213,7 +213,7 @@ def _grouped(answer: Answer, expected: int) -> Iterator[bytes]:
                 return
     except Unreachable as error:
         log.warning("%s", error)
-    except request.TooSlow:
+    except (TooSlow, Failed):
         yield bytes(waiting)
         raise
     yield bytes(waiting)

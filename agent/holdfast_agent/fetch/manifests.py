@@ -7,12 +7,12 @@ is what was asked for. Bytes that fail never leave this file.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from holdfast_agent.edge import request
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch.blob import refused
+from holdfast_agent.fetch.line import Line, Restraint
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import signing, strict_json
@@ -60,6 +60,11 @@ class Source(NamedTuple):
     server: str
     folder: StateFolder
     authorities: Authorities
+    restraints: Sequence[Restraint] = ()
+
+    @property
+    def line(self) -> Line:
+        return Line(self.server, self.restraints)
 
 
 def obtain(source: Source, order: Order, deadline: Deadline) -> Manifests:
@@ -94,7 +99,7 @@ def _one(
             HoldfastError
         ) as error:  # damaged, or its publisher may no longer publish: the server may have a better one
             log.warning("the manifest on disk is passed over: %s", error)
-    envelope = _from_server(source.server, digest, deadline)
+    envelope = _from_server(source.line, digest, deadline)
     return envelope, _verified(envelope, digest, document_type, kind, keys)
 
 
@@ -117,9 +122,9 @@ def _on_disk(folder: StateFolder, digest: str) -> Iterator[bytes]:
             log.warning("cannot read %s: %s", path, error)
 
 
-def _from_server(server: str, digest: str, deadline: Deadline) -> bytes:
+def _from_server(line: Line, digest: str, deadline: Deadline) -> bytes:
     left_s = min(REQUEST_S, deadline.left_s())
-    with request.get(server, f"/api/v1/manifests/{digest}", deadline_s=left_s) as answer:
+    with line.get(f"/api/v1/manifests/{digest}", deadline_s=left_s) as answer:
         if answer.status != _OK:
             raise refused(answer, f"manifest {digest}")
         return answer.body(ENVELOPE_BYTES_MAX)

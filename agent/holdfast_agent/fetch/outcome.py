@@ -23,6 +23,7 @@ EXIT_STATUS: Final[dict[str, int]] = {
     FailureCode.FETCH_TOO_SLOW: 14,
     FailureCode.NO_SPACE: 15,
     FailureCode.UNFIT: 16,  # not for this hardware
+    FailureCode.OVER_BUDGET: 18,  # a metered network's bytes for today are used up
     FailureCode.NOT_SUPPORTED: 17,  # it needs what this agent does not know
 }
 # EFBIG: a limit on the size of files is a kind of full disk.

@@ -59,10 +59,10 @@ def stage(
         unbuilt = found.environment is not None and environments.damaged(folder.environment(order.environment)) != ""
         if missing or unbuilt:
             built = unpacked_bytes(found.environment) if unbuilt and found.environment is not None else 0
-            by = _with_room(folder, transfers.ways(source.server, folder, missing, deadline), free, built)
+            by = _with_room(folder, transfers.ways(source.line, folder, missing, deadline), free, built)
             _keep_for_later(folder, found)
             for way in by:
-                transfers.fetch(source.server, folder, way, deadline)
+                transfers.fetch(source.line, folder, way, deadline)
         if unbuilt and found.environment is not None and interpreter is not None:
             building.build(folder, order.environment, found.environment, interpreter, deadline)
         blobs.write_choice(folder, (order.digest, order.environment), found.models, chosen)

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from holdfast_agent.edge import request
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch import blob
 from holdfast_agent.fetch.blob import Wanted
 from holdfast_agent.fetch.codecs import CODECS, Undecodable
+from holdfast_agent.fetch.line import Line
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import durable, strict_json
 from holdfast_shared.errors import HoldfastError
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import hex_of
 from holdfast_shared.wire.transfers import BLOB_BYTES_MIN, SIZE_BYTES_MAX, Transfer, Transfers
 
@@ -55,12 +56,12 @@ class _Bad(Exception):
     """A transfer that is of no use."""
 
 
-def ways(server: str, folder: StateFolder, missing: Mapping[str, int], deadline: Deadline) -> list[Way]:
+def ways(line: Line, folder: StateFolder, missing: Mapping[str, int], deadline: Deadline) -> list[Way]:
     """For each missing blob the way with the fewest bytes to go. Raises TooSlow at the deadline."""
     found = []
     for digest, size in missing.items():
         plain = Way(digest, size, min(size, _size(folder.partial_blob(digest))))
-        offered = _offered(server, digest, deadline) if plain.left_bytes >= BLOB_BYTES_MIN else ()
+        offered = _offered(line, digest, deadline) if plain.left_bytes >= BLOB_BYTES_MIN else ()
         others = (_by(folder, plain, transfer) for transfer in offered)
         found.append(shortest(plain, others))
     return found
@@ -82,28 +83,26 @@ def room_needed(chosen: Sequence[Way]) -> int:
     return blobs + max((way.left_bytes for way in chosen if way.transfer is not None), default=0)
 
 
-def fetch(server: str, folder: StateFolder, way: Way, deadline: Deadline) -> None:
+def fetch(line: Line, folder: StateFolder, way: Way, deadline: Deadline) -> None:
     """Raises what `blob.fetch` raises; what came so far is then kept for the next time. May be repeated."""
     if way.transfer is not None:
         try:
-            _by_transfer(server, folder, way, way.transfer, deadline)
+            _by_transfer(line, folder, way, way.transfer, deadline)
         except _Bad as bad:
             log.warning("blob %s does not come as %s: %s; as it is, then", way.digest, way.transfer.codec, bad)
         else:
             log.info("blob %s is here, %d bytes for %d", way.digest, way.transfer.size_bytes, way.size_bytes)
             return
-    plain = Wanted(server, way.digest, way.size_bytes, folder.partial_blob(way.digest), folder.blob(way.digest))
+    plain = Wanted(line, way.digest, way.size_bytes, folder.partial_blob(way.digest), folder.blob(way.digest))
     blob.fetch(plain, deadline)
     _discard_transfers(folder, way.digest)
     log.info("blob %s is here, %d bytes", way.digest, way.size_bytes)
 
 
-def _offered(server: str, digest: str, deadline: Deadline) -> tuple[Transfer, ...]:
+def _offered(line: Line, digest: str, deadline: Deadline) -> tuple[Transfer, ...]:
     """What the server's index says; nothing when it has none, or it is no good."""
     try:
-        with request.get(
-            server, f"/api/v1/blobs/{digest}/transfers", deadline_s=min(INDEX_S, deadline.left_s())
-        ) as answer:
+        with line.get(f"/api/v1/blobs/{digest}/transfers", deadline_s=min(INDEX_S, deadline.left_s())) as answer:
             if answer.status != _OK:
                 return ()
             raw = answer.body(SIZE_BYTES_MAX)
@@ -123,17 +122,19 @@ def _by(folder: StateFolder, plain: Way, transfer: Transfer) -> Way:
     return plain._replace(transfer=transfer, transfer_there_bytes=min(there, transfer.size_bytes))
 
 
-def _by_transfer(server: str, folder: StateFolder, way: Way, transfer: Transfer, deadline: Deadline) -> None:
+def _by_transfer(line: Line, folder: StateFolder, way: Way, transfer: Transfer, deadline: Deadline) -> None:
     """Fetch what travels, and make the blob of it. Raises _Bad with all of it gone."""
     whole = folder.transfer(way.digest, transfer.codec)
     wanted = Wanted(
-        server, transfer.digest, transfer.size_bytes, folder.partial_transfer(way.digest, transfer.codec), whole
+        line, transfer.digest, transfer.size_bytes, folder.partial_transfer(way.digest, transfer.codec), whole
     )
     try:
         if not whole.exists():
             blob.fetch(wanted, deadline)
         _decode(folder, way, whole, transfer.codec, deadline)
     except (Failed, Undecodable, _Bad) as error:
+        if isinstance(error, Failed) and error.code == FailureCode.OVER_BUDGET:
+            raise
         _discard_transfers(folder, way.digest)
         raise _Bad(str(error)) from error
     durable.remove(whole)

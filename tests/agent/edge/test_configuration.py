@@ -16,7 +16,7 @@ def test_the_sample_loads_and_shows_every_default() -> None:
     found = configuration.load(SAMPLE)
     assert found.device.id == "camera-7"
     text = SAMPLE.read_text()
-    for section in (configuration.Agent, configuration.Gateway):
+    for section in (configuration.Agent, configuration.Fetch, configuration.Network, configuration.Gateway):
         for field in section.__struct_fields__:
             assert f"# {field} = " in text, f"deploy/agent.toml does not explain {field}"
 

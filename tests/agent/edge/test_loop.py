@@ -46,7 +46,7 @@ class World:
         self.said.append(message)
         self.done.append(f"say {type(message).__name__}")
 
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str) -> None:
+    def start(self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False) -> None:  # noqa: ARG002 - Fetcher's signature
         where = "" if environment == "system" else f" in {environment}"
         self.done.append(f"fetch {pipeline} {version} {target_digest[-1]}{where}")
 
