@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Final
 
+import zstandard
+
 from holdfast_agent.core.record import PipelineRecord, State
+from holdfast_shared import strict_json
+from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.assignment import Assignment, Condemned, ReleaseRef, Rule
 from holdfast_shared.wire.release import Guardrail, Trial
+from holdfast_shared.wire.transfers import Transfer, Transfers
 from support import playbook
-from support.hostile_server import HostileServer, honest
+from support.hostile_server import HostileServer, honest, status
 from support.installed_release import Published
 from support.powered_device import PIPELINE, Goal, Phase
 from support.published import Making, publish
@@ -18,10 +24,16 @@ NULLS: Final = Guardrail(metric="null_rate", threshold=0.01, action="fall_back",
 # Several pieces each, when a piece is PIECE_BYTES.
 SIZE_BYTES: Final = 2_500
 PIECE_BYTES: Final = 1_024
+# The last one is fetched compressed: a part of a form, the form, a part of the blob that is made of it.
+FEW_VALUES: Final = bytes(random.Random(4).choices((0, 1, 2, 3), k=5_000))
 ONE, TWO, THREE, FOUR = (
     publish(
         version,
-        Making(size_bytes=SIZE_BYTES, release={"guardrails": (NULLS,), "trial": Trial(soak_s=5, requests_min=10)}),
+        Making(
+            size_bytes=SIZE_BYTES,
+            weights=FEW_VALUES if version == "4.0.0" else b"",
+            release={"guardrails": (NULLS,), "trial": Trial(soak_s=5, requests_min=10)},
+        ),
     )
     for version in ("1.0.0", "2.0.0", "3.0.0", "4.0.0")
 )
@@ -40,6 +52,12 @@ def serve_all(server: HostileServer) -> None:
             server.on(f"/api/v1/manifests/{digest}", honest(envelope))
         for digest, blob in one.blobs.items():
             server.on(f"/api/v1/blobs/{digest}", honest(blob))
+    short = zstandard.compress(FEW_VALUES)
+    offered = Transfer(codec="zstd", digest=digest_of(short), size_bytes=len(short))
+    index = strict_json.encode(Transfers(blob=FOUR.weights, transfers=(offered,)))
+    server.on(f"/api/v1/blobs/{FOUR.weights}/transfers", status(200, index))
+    server.on(f"/api/v1/blobs/{offered.digest}", honest(short))
+    server.on(f"/api/v1/blobs/{FOUR.weights}", status(404))  # it must come compressed
 
 
 def _ref(one: Published) -> ReleaseRef:

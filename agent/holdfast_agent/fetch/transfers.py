@@ -61,7 +61,7 @@ def ways(line: Line, folder: StateFolder, missing: Mapping[str, int], deadline: 
     found = []
     for digest, size in missing.items():
         plain = Way(digest, size, min(size, _size(folder.partial_blob(digest))))
-        offered = _offered(line, digest, deadline) if plain.left_bytes >= BLOB_BYTES_MIN else ()
+        offered = _offered(line, digest, deadline) if size >= BLOB_BYTES_MIN and plain.left_bytes else ()
         others = (_by(folder, plain, transfer) for transfer in offered)
         found.append(shortest(plain, others))
     return found
