@@ -13,6 +13,7 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.wire.report import LABELS_MAX, SCORE_BINS
 from holdfast_worker import release_runner
 from holdfast_worker.failures import LoadRefused
+from holdfast_worker.measures import FEW_SCORES
 from holdfast_worker.protocol import NO_HEADER, Measured
 from holdfast_worker.release_runner import Runner
 from support import digits_models, installed_release
@@ -53,6 +54,18 @@ def test_every_row_is_measured_as_numpy_would(tmp_path: Path) -> None:
     assert list(ink) == np.digitize(images.mean(axis=1), [4.0, 5.0, 6.0]).tolist()
     assert list(top) == np.digitize(scores[:, -1], [0.5, 0.9]).tolist()
     assert list(corner) == np.digitize(images[:, 63], [0.5]).tolist()
+
+
+def test_one_row_is_measured_as_in_a_batch(tmp_path: Path) -> None:
+    """Few scores are compared by other means than many; the bins are the same."""
+    runner = load(tmp_path, scores="probabilities")
+    images = digits_models.images()[: FEW_SCORES // 10 + 4].astype(np.float32)
+    together = measured(runner, images)
+    alone = [measured(runner, image.reshape(1, -1)) for image in images]
+    assert together is not None
+    assert len(images) * 10 > FEW_SCORES
+    for name in ("classes", "confidence", "margin"):
+        assert getattr(together, name) == tuple(getattr(one, name)[0] for one in alone)
 
 
 def test_what_is_measured_is_told_before_with_the_publishers_counts(tmp_path: Path) -> None:
