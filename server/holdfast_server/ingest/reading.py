@@ -49,7 +49,7 @@ def read(envelope: bytes, *, fleet: str, device: str, kind: Kind, key: PublicKey
 
 def _check_counts(report: Report) -> None:
     for index, window in enumerate(report.windows):
-        counts = (window.requests, window.errors, window.nulls, window.hangs, window.latency.count)
+        counts = (window.requests, window.errors, window.nulls, window.hangs, window.latency.count, window.labelled)
         if max(counts) > WINDOW_REQUESTS_MAX:
             raise Malformed(
                 f"a window counts at most {WINDOW_REQUESTS_MAX} requests, this one {max(counts)}",

@@ -59,8 +59,9 @@ class _Counts:
 
     def measured(self, measures: Measures, drift_threshold: float) -> None:
         """What the same window measured."""
-        self.labelled += measures.labelled
-        self.agreed += min(measures.agreed, measures.labelled)
+        if self.labelled < REQUESTS_COUNTED_MAX:
+            self.labelled += measures.labelled
+            self.agreed += min(measures.agreed, measures.labelled)
         self.watch = self.watch.seen(measures.drift, drift_threshold)
         self.judgements = None
 

@@ -10,16 +10,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast_server.ingest import intake as intake_module
 from holdfast_server.ingest.intake import QUEUE_MAX, UNACKNOWLEDGED_MAX, Arrived, Intake
+from holdfast_server.ingest.rows import Measures
 from holdfast_server.store import database as database_module
 from holdfast_server.store import devices, outbox, schema
 from holdfast_shared import signing, strict_json
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.assignment import Scope
-from holdfast_shared.wire.report import AcceptedDocument, Report
+from holdfast_shared.wire.report import AcceptedDocument, DriftCounts, Report
 from support.reporting import (
     PIPELINE,
     REGION,
@@ -114,6 +116,19 @@ def test_a_report_becomes_rows_by_which_others_judge(ground: Ground, feed: Feed)
     assert found.report is not None
     assert (found.report.windows, found.report.events) == ((), ())
     assert found.pipeline(PIPELINE) is not None
+
+
+def test_what_a_window_measures_is_kept_with_it(ground: Ground, feed: Feed) -> None:
+    """And a window that measures nothing takes no room for it."""
+    device = Reporter().enrol(ground.database)
+    drift = (DriftCounts(feature="ink", counts=(20, 10), expected=(50, 50)),)
+    told = device.window(30, labelled=9, agreed=8, confidence=(0,) * 19 + (30,), drift=drift)
+    feed.take((device.device, device.signed(windows=(told, device.window(30)))))
+    with ground.database.read() as connection:
+        rows = connection.execute(schema.windows.select().order_by(schema.windows.c.window)).all()
+    kept = msgspec.json.decode(rows[0].measures, type=Measures)
+    assert (kept.labelled, kept.agreed, kept.confidence[-1], kept.drift) == (9, 8, 30, drift)
+    assert rows[1].measures == ""
 
 
 def test_any_order_and_any_repetition_ends_in_the_same_rows(ground: Ground, feed: Feed) -> None:
