@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from holdfast_shared.wire.report import Isolation, Protection
 from holdfast_worker.isolation import landlock, libc, limits, network_namespace, seccomp

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -81,14 +82,14 @@ def read_only(abi: int, more: Iterable[Path] = ()) -> None:
         os.close(ruleset)
 
 
-def readable() -> Iterator[Path]:
+@functools.cache
+def readable() -> tuple[Path, ...]:
     """Python and its packages, wherever they lie, and the list above. Never the working directory, which may be `/`."""
-    yield from (Path(name) for name in _READ)
-    yield Path(f"/proc/{os.getpid()}")
     roots = {Path(one).resolve() for one in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)}
     roots |= {Path(one).resolve() for one in sys.path if one and Path(one).resolve() != Path.cwd()}
     roots |= {Path(one).resolve().parents[1] for one in (holdfast_worker.__file__, holdfast_shared.__file__)}
-    yield from (one for one in sorted(roots) if one != Path("/"))
+    own = Path(f"/proc/{os.getpid()}")
+    return (*(Path(name) for name in _READ), own, *(one for one in sorted(roots) if one != Path("/")))
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:

@@ -6,8 +6,9 @@ Pure. A protection that cannot be had is never a reason not to serve: it is `deg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from holdfast_shared.wire.report import Isolation, Protection
 
@@ -32,8 +33,7 @@ class Step(StrEnum):
     SECCOMP = "seccomp"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """`isolated` is what the gateway applied from outside, by protection; `off` what its configuration turns off."""
 
     nice: int = 0
@@ -41,8 +41,7 @@ class Asked:
     isolated: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
     """What this machine has. Empty reasons: it is there. `landlock` is the ABI's number, 0 when there is none."""
 
     landlock: int
@@ -51,8 +50,7 @@ class Offered:
     failed: Mapping[Step, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """`told` is what will be true once every step was carried out; `filtered` the system calls that the filter refuses."""
 
     steps: tuple[Step, ...]
@@ -109,7 +107,7 @@ def plan(asked: Asked, offered: Offered) -> Plan:
         if Step.DATA in steps:
             filtered.add("memory")  # shared memory, which RLIMIT_DATA does not count
     return Plan(
-        tuple(step for step in Step if step in steps),
-        frozenset(filtered),
-        Isolation(applied=applied, degraded=degraded),
+        steps=tuple(step for step in Step if step in steps),
+        filtered=frozenset(filtered),
+        told=Isolation(applied=applied, degraded=degraded),
     )
