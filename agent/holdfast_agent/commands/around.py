@@ -110,7 +110,8 @@ def gateway(folder: StateFolder, saved: Record | None) -> Finding:
 def isolation(folder: StateFolder) -> Finding:
     """How workers are confined: by the gateway's word, or as a process of this user can confine itself."""
     found = gateway_says.now(folder)
-    told = found.isolation if found.isolation.applied else _isolation_here()
+    known = found.isolation.applied.keys() | found.isolation.degraded.keys()
+    told = found.isolation if known >= set(ESSENTIAL) else _isolation_here()  # no worker has told yet
     if told is None:
         do = "install it again: deploy/install"
         return Finding(check="isolation", state="warn", said="a worker cannot say how it would be confined", do=do)
