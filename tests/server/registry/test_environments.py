@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,46 @@ def test_what_no_device_could_use_is_refused_and_never_registered(
     assert caught.value.field == field
     assert server.client.get("environments").json == {"environments": []}
     assert server.client.get(f"manifests/{made.digest}").status == 404
+
+
+def _payload(made: wheels.Made, **changes: Any) -> bytes:
+    """Its JSON with other fields, whatever the type says."""
+    payload = json.loads(strict_json.encode(made.environment)) | changes
+    return json.dumps({name: value for name, value in payload.items() if value is not None}).encode()
+
+
+def _signed(payload: bytes, kind: str = TYPE) -> bytes:
+    return signing.sign(payload, kind, [KEYS["mira"]])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (lambda: b"", 400, "body"),
+        (lambda: b"no json", 400, "body"),
+        (lambda: b"{}", 400, "body"),
+        (lambda: _signed(_payload(_made()), RELEASE_TYPE), 400, "payloadType"),
+        (lambda: _signed(b"[]"), 400, "environment"),
+        (lambda: _signed(_payload(_made(), version="1.0")), 400, "version"),
+        (lambda: _signed(_payload(_made(), wheels=[])), 400, "wheels"),
+        (lambda: _signed(_payload(_made(), worker=None)), 400, "environment"),
+        (lambda: _signed(_payload(_made(), worker={"filename": "x-1-py3-none-any.whl", "oldest": 1, "newest": 1})), 400,
+         "environment"),
+        (lambda: _signed(_payload(_made(), settings={"threads": 1000})), 400, "settings.threads"),
+        (lambda: _signed(_payload(_made(), settings={"variables": {"OMP_WAIT_POLICY": "$(reboot)"}})), 400,
+         "settings.variables[...]"),
+        (lambda: b" " * 10**6, 413, "body"),
+    ],
+    ids=["empty", "no json", "no envelope", "another type", "no object", "no version", "no wheels", "no worker",
+         "a worker's wheel that is not there", "threads", "a value for a shell", "too large"],
+)  # fmt: skip
+def test_a_bad_body_is_one_clear_error_and_changes_nothing(
+    server: Running, body: Callable[[], bytes], status: int, field: str
+) -> None:
+    before = server.store()
+    answer = server.client.ask("POST", "environments", body())
+    assert (answer.status, answer.error["field"]) == (status, field), answer.error
+    assert server.store() == before
 
 
 def test_only_what_was_asked_for_is_taken_in(server: Running) -> None:
