@@ -30,6 +30,7 @@ from holdfast_shared import selector, signing, strict_json
 from holdfast_shared.assign import Target
 from holdfast_shared.authorities import Authorities, Director, Holder, Publisher
 from holdfast_shared.histogram import Histogram, bin_of
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.signing import PrivateKey
 from holdfast_shared.wire.assignment import TYPE, Assignment, Condemned, Mode, ReleaseRef, Retry, Rule, Scope
 from holdfast_shared.wire.membership import Membership
@@ -49,11 +50,14 @@ def digest(name: str) -> str:
 
 
 def ref(name: str) -> ReleaseRef:
+    name = name.partition("@")[0]
     return ReleaseRef(version=f"1.{name}.0", digest=digest(name))
 
 
 def target(name: str) -> Target:
-    return Target(release=ref(name))
+    """`2` is release 2 in the device's own environment, `2@7` the same one in environment 7."""
+    place = name.partition("@")[2]
+    return Target(release=ref(name), environment=digest(place) if place else SYSTEM_ENVIRONMENT)
 
 
 def release(name: str, *, soak_s: int = 10, requests_min: int = 20, latency_ms: float = 100.0) -> Release:
@@ -63,6 +67,7 @@ def release(name: str, *, soak_s: int = 10, requests_min: int = 20, latency_ms: 
         fields = {"metric": metric, "threshold": threshold, "action": "fall_back", "requests_min": 5, "window_s": 30}
         return msgspec.convert(fields, Guardrail)
 
+    name = name.partition("@")[0]
     return Release(
         pipeline=PIPELINE,
         version=f"1.{name}.0",
@@ -90,6 +95,7 @@ def rule(name: str, mode: Mode = "serve", *, standby: str = "", match: str = "*"
     return Rule(
         mode=mode,
         release=ref(name),
+        environment=target(name).environment if "@" in name else None,
         standby=ref(standby) if standby else None,
         match=selector.parse(match),
         below=below,
@@ -184,7 +190,7 @@ def counts(
         window=window,
         pipeline=PIPELINE,
         release=ref(name),
-        environment="system",
+        environment=target(name).environment,
         opened_at=at,
         closed_at=at,
         requests=requests,
@@ -276,7 +282,7 @@ class Playbook:
     def tally(self, window: Window, first_bad_us: int | None = None) -> list[Command]:
         message = Tallied(
             pipeline=PIPELINE,
-            target=Target(release=window.release),
+            target=Target(release=window.release, environment=window.environment),
             window=window,
             first_bad_monotonic_us=first_bad_us,
         )
