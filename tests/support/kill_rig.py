@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import random
@@ -56,6 +57,9 @@ LIMITS: Final = Limits(deadline_ms=60_000, load_deadline_s=300)
 ASK_EVERY_S: Final = 0.05
 LOOK_EVERY_S: Final = 0.1
 VICTIMS: Final = {"agent": 9, "fetch": 5, "worker": 2, "gateway": 1, "all": 2}
+
+# 422: the very same request was being answered by a worker of each slot when it was killed.
+REFUSALS: Final = (422, 429, 503)
 
 Answers = npt.NDArray[np.float32]
 # On the last eight, some releases answer null.
@@ -117,7 +121,7 @@ class Applications:
             return self._counted("nobody there")
         if answer.status != 200:
             unknown = answer.status == 404 and not self._rig.has_served
-            if not found.get("error") or not (answer.status in (429, 503) or unknown):
+            if not found.get("error") or not (answer.status in REFUSALS or unknown):
                 self.faults.append(f"{answer.status} {found}")
             return self._counted(f"refused {answer.status}")
         version = str(found["model_version"])
@@ -317,12 +321,12 @@ class KillRig:
                 raise Harmed(f"{one} was condemned by a document, and activated")
 
     def _converged(self, wanted: Published, left: Published | None, asking: Applications) -> None:
-        deadline = time.monotonic() + CONVERGE_S
+        deadline, images = time.monotonic() + CONVERGE_S, itertools.cycle(range(len(IMAGES)))
         while True:
             self._no_fault(asking)
             found = self._record()
             there = found is not None and self._is_there(found, wanted, left)
-            if there and asking.ask(0) == wanted.ref.version:
+            if there and asking.ask(next(images)) == wanted.ref.version:
                 break
             for name, process in self.processes.items():
                 if not process.alive():
