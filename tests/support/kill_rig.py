@@ -46,6 +46,8 @@ NULLS: Final = Guardrail(metric="null_rate", threshold=0.01, action="fall_back",
 # Of the seconds after a document, in which an install takes two on a quick machine.
 KILL_WITHIN_S: Final = 1.2
 KILLS_A_ROUND_MAX: Final = 9
+FETCH_COMES_S: Final = 1.0
+FETCH_LASTS_S: Final = 0.5
 # The device gives up a release whose workers are lost four times in a minute, and one in whose trial the gateway starts three
 # times: both rightly. A fetch that is lost often waits for minutes.
 WORKER_KILLS_A_MINUTE_MAX: Final = 2
@@ -233,6 +235,8 @@ class KillRig:
 
     def _kill(self, victim: str) -> None:
         agent, gateway = (self.processes[name].pid for name in ("agent", "gateway"))
+        if victim == "fetch":
+            self._await_fetch(agent)
         fetches, workers = _children(agent), _children(gateway)
         if victim == "worker" and (not workers or not self._may_lose_a_worker()):
             victim = "agent"
@@ -265,6 +269,13 @@ class KillRig:
             self._start("gateway")
         if agent in pids:
             self._start("agent")
+
+    def _await_fetch(self, agent: int) -> None:
+        """Until there may be one, and then a moment of its short life."""
+        deadline = time.monotonic() + FETCH_COMES_S
+        while not _children(agent) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(self._random.random() * FETCH_LASTS_S)
 
     def _may_lose_a_worker(self) -> bool:
         now = time.monotonic()
