@@ -59,8 +59,8 @@ def test_it_reads_no_faster_than_it_may(folder: StateFolder) -> None:
     said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
     size_bytes = folder.blob(ONE.weights).stat().st_size + folder.blob(TWO.weights).stat().st_size
     began = time.monotonic()
-    read(SlotVerifier(folder, said.put, read_bytes_per_s=size_bytes / 0.4), said)
-    assert time.monotonic() - began >= 0.4
+    read(SlotVerifier(folder, said.put, read_bytes_per_s=size_bytes / 1.5), said)
+    assert time.monotonic() - began >= 1.5
 
 
 def test_one_that_is_stopped_says_nothing(folder: StateFolder) -> None:
