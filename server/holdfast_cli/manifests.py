@@ -122,6 +122,7 @@ def _release(
         trial=described.trial,
         environments=described.environments,
         limits=described.limits,
+        requires=described.requires,
         sentinels=described.sentinels,
         scores=described.scores or msgspec.UNSET,
         reference=reference,

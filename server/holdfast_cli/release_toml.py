@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast_cli import faults
 from holdfast_cli.faults import Fault
-from holdfast_shared import wiring
+from holdfast_shared import requirement, wiring
 from holdfast_shared.errors import HoldfastError, Malformed, Missing, NotSupported
 from holdfast_shared.identifiers import (
     SYSTEM_ENVIRONMENT,
@@ -205,6 +205,7 @@ def _contradictions(described: ReleaseToml) -> list[Fault]:
     found += whole
     if len(set(described.environments)) != len(described.environments) or not described.environments:
         found.append(Fault("environments", "names each environment once, the preferred one first"))
+    found += [Fault(one.field, one.words) for one in requirement.faults_in(described.pipeline, described.requires)]
     for name in described.sentinels:
         if not whole and name not in described.answers:
             has = ", ".join(sorted(described.answers))
@@ -295,8 +296,6 @@ def _reserved(described: ReleaseToml) -> list[Fault]:
     def later(path: str, words: str) -> None:
         found.append(Fault(path, f"not supported yet: {words}", supported=False))
 
-    if described.requires:
-        later("requires", "leave it out, and order the rollouts by hand")
     if described.previous_may_go:
         later("previous_may_go", "`previous` is always kept; leave it out")
     if described.agent_version_min is not None:

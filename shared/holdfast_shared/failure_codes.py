@@ -38,6 +38,7 @@ class FailureCode(StrEnum):
     HELD_UP = "held-up"
     UNREADABLE = "unreadable"
     OVER_BUDGET = "over-budget"
+    REQUIREMENT_UNMET = "requirement-unmet"
     CONDEMNED = "condemned"
     LOCAL_ROLLBACK = "local-rollback"
     UNCONFIRMED = "unconfirmed"
@@ -220,6 +221,11 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "a metered network's bytes for today are used up; what came is kept, and the fetch waits without counting as failed",
         Actor.NOBODY,
         "nothing; or raise [network] metered_bytes_per_day, or bring the device to a network that is not metered",
+    ),
+    _C.REQUIREMENT_UNMET: Meaning(
+        "what the release requires of another pipeline is not so since that one went back: this one went back with it, or stays",
+        Actor.OPERATOR,
+        "nothing if it went back; for a `stay`, assign versions of both pipelines that fit each other",
     ),
     _C.CONDEMNED: Meaning(
         "a document condemns what served here; the device left it, or says that it has nothing to turn to",

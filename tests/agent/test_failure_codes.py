@@ -64,6 +64,8 @@ PROVOKED = {
     "unreadable": "tests/agent/core/test_verification.py::test_what_cannot_be_read_is_no_damage_and_is_told_once",
     "over-budget": "tests/agent/fetch/test_restraints.py"
     "::test_the_days_bytes_are_used_up_and_the_next_day_goes_on_from_there",
+    "requirement-unmet": "tests/agent/core/test_requirements.py"
+    "::test_a_pipeline_that_falls_back_takes_along_the_one_that_requires_what_it_left",
     "condemned": "tests/agent/core/test_departure.py"
     "::test_urgent_with_nothing_to_turn_to_stays_and_adopts_the_target_without_a_trial",
     "local-rollback": "tests/agent/core/test_local_rollback.py"

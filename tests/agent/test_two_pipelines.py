@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from holdfast_shared.wire.assignment import Rule
-from holdfast_shared.wire.release import Guardrail, Trial
+from holdfast_shared.wire.release import Guardrail, Requirement, Trial
 from support import digits_models, installed_release, two_stages
 from support.device_bench import PIPELINE, DeviceBench, Traffic, running_device
 from support.installed_release import Published
@@ -22,6 +22,14 @@ TRIAL = Trial(soak_s=1, requests_min=5)
 
 def digits(version: str, model: bytes) -> Published:
     return installed_release.publish(PIPELINE, version, model, guardrails=GUARDRAILS, trial=TRIAL)
+
+
+def requiring(version: str) -> Published:
+    """The other pipeline's, which needs that version of the digits beside it."""
+    wanted = (Requirement(pipeline=PIPELINE, at_least=version),)
+    return two_stages.published(
+        OTHER, version, guardrails=GUARDRAILS, trial=TRIAL, release_changes={"requires": wanted}
+    )
 
 
 def serve(*releases: Published) -> list[Rule]:
@@ -65,3 +73,33 @@ def test_one_pipeline_that_goes_bad_leaves_the_other_alone(tmp_path: Path) -> No
             "onnxruntime",
             "ai-edge-litert",
         }
+
+
+def test_pipelines_that_require_each_other_go_forward_in_order_and_back_together(tmp_path: Path) -> None:
+    """The newer glyphs wait, staged, for the newer digits; when those go bad under traffic, both go back in one save."""
+    old, new = digits("1.0.0", digits_models.trained()), digits("1.1.0", digits_models.nan_on_some())
+    old_other, new_other = requiring("1.0.0"), requiring("1.1.0")
+    with running_mosquitto() as broker, running_device(tmp_path, broker) as device:
+        for published in (old, new, old_other, new_other):
+            device.publish(published)
+        device.assign(*serve(old))
+        device.assign(*serve(old_other), pipeline=OTHER)
+        device.serves("1.0.0")
+        device.serves("1.0.0", OTHER)
+        device.eventually(lambda: device.saved(OTHER).current, "the first of both are committed")
+        device.assign(*serve(new_other, old_other), pipeline=OTHER)
+        device.eventually(lambda: device.saved(OTHER).state == "staged" or None, "the newer glyphs wait")
+        with Traffic(device, OTHER) as other:
+            device.assign(*serve(new, old))
+            device.serves("1.1.0", OTHER)
+            with Traffic(device) as bad:
+                (fell,) = device.eventually(lambda: device.events("fell_back") or None, "the digits fall back")
+                (taken,) = device.eventually(lambda: device.events("rolled_back") or None, "the glyphs go along")
+                device.serves("1.0.0")
+                device.serves("1.0.0", OTHER)
+        assert (fell.pipeline, fell.code) == (PIPELINE, "guardrail-null-rate")
+        assert (taken.pipeline, taken.code) == (OTHER, "requirement-unmet")
+        assert bad.failed == other.failed == []
+        assert device.saved(OTHER).condemned_here == ()
+        both = [device.saved(name).activations[-1].at for name in (PIPELINE, OTHER)]
+        assert both[0] == both[1], "one moment, one save"

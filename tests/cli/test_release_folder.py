@@ -207,6 +207,13 @@ CASES = [
         "not supported yet",
         NotSupported,
     ),
+    Case(
+        "requires itself",
+        "[trial]",
+        '[[requires]]\npipeline = "iris"\nat_least = "1.0.0"\n\n[trial]',
+        "requires[0].pipeline",
+        "is the release's own pipeline",
+    ),
     Case("not TOML", "[trial]", "[trial", "release.toml", "is not TOML"),
 ]
 

@@ -2,6 +2,7 @@
 the device itself. None needs a network.
 
 - To a slot that is on the device and that nothing condemns, at once.
+- Pipelines that require each other go back together, in one save.
 - With nothing to turn to the device stays, says so once, and goes on serving: inference never stops by our doing.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from holdfast_agent.core import backoff, deadlines, slots
+from holdfast_agent.core import backoff, deadlines, requirements, slots
 from holdfast_agent.core.commands import StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Leaving, Live
 from holdfast_agent.core.events import Moment, RollbackAsked
@@ -22,6 +23,8 @@ from holdfast_shared.failure_codes import FailureCode, condemns
 
 # The failure code of what somebody left by `holdfast-agent rollback`: a person's judgement, by which no server acts alone.
 LOCAL_ROLLBACK: Final = FailureCode.LOCAL_ROLLBACK
+# The cause of an activation for which nothing of the release's own is to blame: another pipeline went back.
+TAKEN_ALONG: Final = "taken along"
 # A worker that failed for good is started again so often: the machine may have had a bad minute.
 RELOAD_US: Final = 120 * SECOND_US
 
@@ -218,7 +221,28 @@ def _tried(device: Device, name: str, target: Target, now: Moment) -> Device:
     return device.with_live(name, replace(device.live_of(name), retry_us=now.monotonic_us + wait_us))
 
 
+def taking_along(device: Device, name: str, to: Target, now: Moment) -> Device:
+    """With the other pipelines gone back that require what `name` is about to leave, or whom it requires as they were."""
+    for other, slot in requirements.going_back(device, name, to).items():
+        bad = device.record.pipeline(other).serving
+        if other == name or bad is None:
+            continue
+        leaving = Leaving(
+            kind="rolled_back",
+            target=bad,
+            code=FailureCode.REQUIREMENT_UNMET,
+            detail=f"{name} goes back to {to.release.version}",
+            began_monotonic_us=now.monotonic_us,
+        )
+        device = _moved(device, other, slot, now, TAKEN_ALONG, leaving)
+    return device
+
+
 def _switched(device: Device, name: str, to: Target, now: Moment, cause: str, leaving: Leaving) -> Device:
+    return _moved(taking_along(device, name, to, now), name, to, now, cause, leaving)
+
+
+def _moved(device: Device, name: str, to: Target, now: Moment, cause: str, leaving: Leaving) -> Device:
     device = _without_fetch(device, name)
     changed = slots.fall_back(device.record.pipeline(name), to, now.at, cause)
     return _departed(device.with_pipeline(name, changed), name, now, leaving)

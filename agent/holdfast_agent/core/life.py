@@ -11,7 +11,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from holdfast_agent.core import backoff, deadlines, departure, slots, verification
+from holdfast_agent.core import backoff, deadlines, departure, requirements, slots, verification
 from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
@@ -261,6 +261,7 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
 
 def _begin_self_test(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
     why = obstacle(device, name, decision, goal, now) or closed_to_switch(device, decision, goal, now)
+    why = why or _required(device, name, decision, goal)
     if why:
         return _held_up(device, name, decision, goal, now, why)
     if device.gateway.failed(name, goal.target):
@@ -268,6 +269,14 @@ def _begin_self_test(device: Device, name: str, decision: Decision, goal: Goal, 
     device = device.with_pipeline(name, slots.moved(device.record.pipeline(name), State.SELF_TESTING))
     due_us = deadlines.self_tested_by(device.release_of(goal.target), now)
     return device.with_live(name, replace(device.live_of(name), due_us=due_us, left_us=None, waiting_for=""))
+
+
+def _required(device: Device, name: str, decision: Decision, goal: Goal) -> str:
+    """What it or another pipeline requires and would not have. It may be fetched, and waits where it is staged.
+
+    What serves being condemned, it goes forward all the same: nothing is worse than what serves.
+    """
+    return "" if goal.purpose != "serve" or decision.urgent else requirements.in_the_way(device, name, goal.target)
 
 
 def _held_up(device: Device, name: str, decision: Decision, goal: Goal, now: Moment, why: str) -> Device:
@@ -320,6 +329,13 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
         return departure.without_work(device, name)
     if decision.urgent:
         return departure.adopt(device, name, now)
+    why = _required(device, name, decision, goal)  # the other pipeline may have gone back meanwhile
+    if why and (live.due_us is None or now.monotonic_us < live.due_us):
+        return _waiting(device, name, why)
+    if why:
+        code = FailureCode.HELD_UP
+        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=why)
+        return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
     device = device.with_pipeline(name, slots.begin_trial(device.record.pipeline(name), max(now.at, 0)))
     trying = Live(
         confirmed=live.confirmed,
@@ -337,6 +353,8 @@ def _trial(device: Device, name: str, decision: Decision, now: Moment) -> Device
     candidate = pipeline.candidate
     assert candidate is not None
     if decision.serve is not None and decision.serve.key != candidate.key and usable(device, name, pipeline.current):
+        assert pipeline.current is not None
+        device = departure.taking_along(device, name, pipeline.current, now)
         changed = slots.drop_candidate(pipeline, max(now.at, 0), "superseded")
         return departure.without_work(device.with_pipeline(name, changed), name)
     release = device.release_of(candidate)

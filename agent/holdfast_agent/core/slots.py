@@ -42,10 +42,10 @@ TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
         "a slot is whole again",
         "the agent was restarted",
     ),
-    (_FETCHING, _FALLING): ("what serves breached, crashed, or is condemned",),
+    (_FETCHING, _FALLING): ("what serves breached, crashed, or is condemned", "what serves is taken along"),
     (_STAGED, _TESTING): ("allowed to go forward",),
     (_STAGED, _IDLE): ("deadline", "superseded", "the agent was restarted"),
-    (_STAGED, _FALLING): ("what serves breached, crashed, or is condemned",),
+    (_STAGED, _FALLING): ("what serves breached, crashed, or is condemned", "what serves is taken along"),
     (_TESTING, _TRIAL): ("the self-test passed",),
     (_TESTING, _IDLE): (
         "failed, and condemned here",
@@ -58,6 +58,7 @@ TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
     (_TESTING, _FALLING): (
         "passed, and what serves is condemned: no trial",
         "what serves breached, crashed, or is condemned",
+        "what serves is taken along",
     ),
     (_TRIAL, _IDLE): ("committed", "nothing to turn to: committed unproven", "superseded and dropped", "removed"),
     (_TRIAL, _FALLING): (
@@ -65,10 +66,17 @@ TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
         "crashed",
         "condemned",
         "left by hand",
+        "taken along by a pipeline that went back",
         "the device started again and again",
         "deadline",
     ),
-    (_IDLE, _FALLING): ("breached a guardrail", "crashed", "condemned", "left by hand"),
+    (_IDLE, _FALLING): (
+        "breached a guardrail",
+        "crashed",
+        "condemned",
+        "left by hand",
+        "taken along by a pipeline that went back",
+    ),
     (State.SHADOWING, _IDLE): ("the agent was restarted",),
     (_FALLING, _IDLE): ("the gateway confirms what serves", "what serves failed", "deadline", "removed"),
 }

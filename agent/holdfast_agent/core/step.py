@@ -22,6 +22,7 @@ from holdfast_agent.core import (
     intent,
     life,
     reporting,
+    requirements,
     slots,
     verification,
     windows,
@@ -46,6 +47,8 @@ from holdfast_gateway.control import FromGateway, Status, Switched, Tallied, Win
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.release import Release
 
+# What else than a document's condemnation a return may have been for.
+_KEPT: Final = (departure.LOCAL_ROLLBACK, FailureCode.REQUIREMENT_UNMET)
 # Changes of one pipeline in one step. The machine has seven states and no loop without waiting: more is a bug of ours.
 CHANGES_MAX: Final = 24
 # The first health after a start waits for the gateway's word on what serves, and not for long.
@@ -134,12 +137,25 @@ def _settled(before: Record, device: Device, now: Moment) -> Step:
             device = changed
         else:
             raise AssertionError(f"{name} changes for ever: {device.record.pipeline(name)}")
+    device = _unmet_told(device, now)
     device = verification.settled(life.collected(dataplane.told(device)), now)
     device = reporting.reported(device, now)
     commands = device.outgoing
     if device.record != before:
         commands = (Save(device.record), *commands)
     return Step(replace(device, outgoing=()), (*commands, WakeAt(_wake_us(device, now))))
+
+
+def _unmet_told(device: Device, now: Moment) -> Device:
+    """With each requirement that is not met said once: nothing waits for it, and nothing stops."""
+    for one in requirements.unmet(device):
+        serving, live = device.record.pipeline(one.pipeline).serving, device.live_of(one.pipeline)
+        key = f"{FailureCode.REQUIREMENT_UNMET} {one}"
+        if key not in live.told:
+            code = FailureCode.REQUIREMENT_UNMET
+            device = device.telling("stay", now, pipeline=one.pipeline, target=serving, code=code, detail=str(one))
+            device = device.with_live(one.pipeline, replace(live, told=live.told | {key}))
+    return device
 
 
 def _urgent(device: Device, name: str) -> bool:
@@ -183,10 +199,12 @@ def _left(pipeline: PipelineRecord) -> Leaving | None:
     newest, before = pipeline.activations[-1], pipeline.activations[-2]
     codes = {entry.target.key: entry.code for entry in pipeline.condemned_here}
     code, rolled_back = codes.get(before.target.key, ""), newest.cause == "rollback"
+    if newest.cause == departure.TAKEN_ALONG:
+        code, rolled_back = FailureCode.REQUIREMENT_UNMET, True
     return Leaving(
         kind="rolled_back" if rolled_back else "fell_back",
         target=before.target,
-        code=code if code == departure.LOCAL_ROLLBACK or not rolled_back else FailureCode.CONDEMNED,
+        code=code if code in _KEPT or not rolled_back else FailureCode.CONDEMNED,
         detail="before the agent was restarted",
         began_monotonic_us=None,
     )

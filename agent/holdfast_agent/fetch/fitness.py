@@ -33,7 +33,6 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
             next_step="assign it in one of those",
         )
     for wrong, field in (
-        (bool(release.requires), "requires"),
         (release.agent_version_min is not None, "agent_version_min"),
         (any(guardrail.metric not in METRICS_BUILT for guardrail in release.guardrails), "guardrails"),
     ):

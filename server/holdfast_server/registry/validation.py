@@ -8,6 +8,7 @@ from typing import Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from holdfast_shared import requirement
 from holdfast_shared.errors import Malformed, Missing, NotSupported
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.model_file import ROLES
@@ -79,7 +80,6 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
                 next_step="publish it first: holdfast environment publish",
             )
     for refused, field, what, then in (
-        (bool(release.requires), "requires", "requiring another pipeline", "leave it out"),
         (release.previous_may_go, "previous_may_go", "giving up `previous` for space", "leave it out"),
         (release.agent_version_min is not None, "agent_version_min", "a minimum agent version", "leave it out"),
     ):
@@ -98,6 +98,9 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
                 field=f"guardrails[{index}].metric",
                 next_step=f"declare {lacking}, or leave the guardrail out",
             )
+    wrong = requirement.faults_in(release.pipeline, release.requires)
+    if wrong:
+        raise Malformed(wrong[0].words, field=wrong[0].field, next_step="name each other pipeline once, with a range")
     if release.scored is not None and release.scored not in release.outputs:
         raise Malformed(
             f"{release.scored!r} is no output of the release",

@@ -103,6 +103,7 @@ def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: st
     ref, envelope = storage.release(connection, act.pipeline, act.version, field="version")
     payload = signing.unverified_payload(envelope, RELEASE_TYPE, size_bytes_max=ENVELOPE_BYTES_MAX)
     release = strict_json.decode(payload, Release, what="release", size_bytes_max=ENVELOPE_BYTES_MAX)
+    storage.check_requirements(connection, release)
     standing = storage.standing(connection, act.pipeline)
     environment = storage.environment(connection, act.environment, field="environment")
     made = planner.plan(

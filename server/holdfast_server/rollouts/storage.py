@@ -17,9 +17,11 @@ from holdfast_server.core.rollback import Rollback
 from holdfast_server.core.rollout import ACTIVE, Moment, Rollout, State
 from holdfast_server.core.standing import Condemnation, Standing
 from holdfast_server.store import schema
+from holdfast_shared import requirement
 from holdfast_shared.errors import Missing
 from holdfast_shared.identifiers import DIGEST_PATTERN, SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.assignment import ReleaseRef
+from holdfast_shared.wire.release import Release
 
 T = TypeVar("T")
 
@@ -154,6 +156,20 @@ def release(connection: Connection, pipeline: str, version: str, *, field: str) 
             next_step=_published(connection, pipeline),
         )
     return ReleaseRef(version=found.version, digest=found.digest), bytes(found.envelope)
+
+
+def check_requirements(connection: Connection, found: Release) -> None:
+    """Raises Missing when nothing that is published meets what the release requires: no device could ever go forward."""
+    for index, wanted in enumerate(found.requires):
+        versions = connection.execute(
+            select(schema.releases.c.version).where(schema.releases.c.pipeline == wanted.pipeline)
+        ).scalars()
+        if not any(requirement.meets(version, wanted) for version in versions):
+            raise Missing(
+                f"{found.pipeline} {found.version} requires {requirement.in_words(wanted)}; none such is published",
+                field=f"requires[{index}]",
+                next_step=_published(connection, wanted.pipeline),
+            )
 
 
 def environment(connection: Connection, named: str | None, *, field: str) -> str | None:

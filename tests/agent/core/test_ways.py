@@ -14,6 +14,7 @@ from holdfast_agent.core.events import GatewayGone, RollbackAsked
 from holdfast_agent.core.record import PipelineRecord, State
 from holdfast_agent.core.slots import TRANSITIONS
 from holdfast_shared.wire.assignment import Rule
+from support import two_pipelines
 from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, fetches, release, rule, target
 
 IDLE, FETCHING, STAGED, TESTING = State.IDLE, State.FETCHING, State.STAGED, State.SELF_TESTING
@@ -121,6 +122,22 @@ def shadowing() -> Playbook:
     return device
 
 
+def related(*more: str) -> Callable[[], Playbook]:
+    """2 serves, and requires what another pipeline serves; what `more` says has happened since."""
+
+    def begin() -> Playbook:
+        device = two_pipelines.both_newer()
+        if "assigned" in more:
+            device.assigned(rule("3"), rule("2"))
+        if "held up" in more:
+            device.document(assignment(rule("3"), rule("2"), seq=20, critical=["teleport"]))
+        if "fetched" in more:
+            device.fetched("3")
+        return device
+
+    return begin
+
+
 # What happens then.
 
 
@@ -152,6 +169,11 @@ def by_hand(name: str) -> Happening:
     return lambda device: device.play(RollbackAsked(pipeline=PIPELINE, target=target(name)))
 
 
+def the_other_breached(device: Playbook) -> None:
+    assert isinstance(device, two_pipelines.TwoPipelines)
+    device.q_tally("6", nulls=40)
+
+
 def waited(us: int) -> Happening:
     return lambda device: device.wait(us / SECOND + 1)
 
@@ -173,6 +195,8 @@ def booted_in_trial(device: Playbook) -> None:
 
 LATER: Final = BEGAN.at + 30 * 86_400 * SECOND
 SERVES_NO_MORE: Final = "what serves breached, crashed, or is condemned"
+ALSO_TAKEN: Final = "what serves is taken along"
+TAKEN_ALONG: Final = "taken along by a pipeline that went back"
 CONFIRMED_US: Final = deadlines.trial_confirmed_by(release("3"), BEGAN) - BEGAN.monotonic_us
 TESTED_US: Final = deadlines.self_tested_by(release("3"), BEGAN) - BEGAN.monotonic_us
 WAYS: Final[dict[tuple[State, State, str], tuple[Callable[[], Playbook], Happening]]] = {
@@ -182,6 +206,11 @@ WAYS: Final[dict[tuple[State, State, str], tuple[Callable[[], Playbook], Happeni
     (IDLE, FALLING, "crashed"): (idle, failed("2", "crash-loop", "1")),
     (IDLE, FALLING, "condemned"): (idle, condemned("2", rule("1"))),
     (IDLE, FALLING, "left by hand"): (idle, by_hand("2")),
+    (IDLE, FALLING, TAKEN_ALONG): (related(), the_other_breached),
+    (FETCHING, FALLING, ALSO_TAKEN): (related("assigned"), the_other_breached),
+    (STAGED, FALLING, ALSO_TAKEN): (related("assigned", "held up", "fetched"), the_other_breached),
+    (TESTING, FALLING, ALSO_TAKEN): (related("assigned", "fetched"), the_other_breached),
+    (TRIAL, FALLING, TAKEN_ALONG): (two_pipelines.both_on_trial, the_other_breached),
     (FETCHING, STAGED, "downloaded and verified"): (fetching, fetched("3")),
     (FETCHING, IDLE, "failed"): (fetching, lambda device: device.not_fetched("3")),
     (FETCHING, IDLE, "deadline"): (fetching, waited(deadlines.FETCH_US)),

@@ -24,7 +24,6 @@ from holdfast_shared.wire.release import (
     Guardrail,
     Hardware,
     ModelVersion,
-    Requirement,
 )
 from support import wheels
 from support.fetch_bench import GOOD, PORTAL, WAYS_PATH, WEIGHTS, WEIGHTS_PATH, Bench, begun, ranges
@@ -161,7 +160,6 @@ def test_an_environment_that_may_not_or_cannot_be_used_is_refused_before_any_blo
         (Making(release={"critical": ("teleport",)}), "not-supported", "critical"),
         (Making(model={"critical": ("teleport",)}), "not-supported", "critical"),
         (Making(release={"environments": ("sha256:" + "a" * 64,)}), "not-supported", "not validated in"),
-        (Making(release={"requires": (Requirement(pipeline="p", at_least="1.0.0"),)}), "not-supported", "requires"),
         (Making(release={"agent_version_min": "99.0.0"}), "not-supported", "agent_version_min"),
         (Making(variant={"runtime": "python"}), "unfit", "runtime python"),
         (

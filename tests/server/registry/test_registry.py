@@ -189,7 +189,6 @@ def test_a_model_without_a_field_is_refused(shelf: Shelf, field: str) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"requires": (Requirement(pipeline="faces", at_least="1.0.0"),)}, "requires"),
         ({"previous_may_go": True}, "previous_may_go"),
         ({"agent_version_min": "1.0.0"}, "agent_version_min"),
         ({"critical": ("halting_problem",)}, "critical"),
@@ -277,6 +276,22 @@ def test_a_file_that_names_no_function_is_no_stage(shelf: Shelf) -> None:
     shelf.model(model)
     error = shelf.refuses(Malformed, lambda: shelf.send(digest_of(content), content))
     assert 'is not {"entry": "package.module:function"}' in error.message
+
+
+@pytest.mark.parametrize(
+    ("requires", "field"),
+    [
+        ([Requirement(pipeline="iris", at_least="1.0.0")], "requires[0].pipeline"),
+        ([Requirement(pipeline="faces", at_least="1.0.0")] * 2, "requires[1].pipeline"),
+        ([Requirement(pipeline="faces", at_least="2.0.0", below="2.0.0")], "requires[0].below"),
+    ],
+)
+def test_a_requirement_that_nothing_could_meet_is_refused(
+    shelf: Shelf, requires: list[Requirement], field: str
+) -> None:
+    shelf.publish()
+    release = replace(shelf.built.release, version="2.0.0", requires=tuple(requires))
+    assert shelf.refuses(Malformed, lambda: shelf.release(release)).field == field
 
 
 def test_a_release_of_a_model_that_is_not_published(shelf: Shelf) -> None:
