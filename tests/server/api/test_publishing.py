@@ -58,6 +58,22 @@ def test_versions_are_listed_by_precedence_and_compared_by_field(server: Running
     assert {one["field"] for one in differences} == {"version", "digest"}
 
 
+def test_a_requirement_that_nothing_published_meets_refuses_the_plan(server: Running, tmp_path: Path) -> None:
+    """No device could ever go forward; the release itself may be published first."""
+    folder = release_folder(tmp_path)
+    spoil(folder, "[trial]", '[[requires]]\npipeline = "digits"\nat_least = "1.0.0"\n\n[trial]')
+    publish(server, folder)
+    shown = server.client.holdfast("release", "show", "iris", "1.0.0")["manifest"]["requires"]
+    assert [(one["pipeline"], one["at_least"]) for one in shown] == [("digits", "1.0.0")]
+    error = server.client.refused("rollout", "plan", "iris", "1.0.0")
+    assert (error.code, error.field) == ("not-found", "requires[0]")
+    assert "iris 1.0.0 requires digits from 1.0.0; none such is published" in error.message
+    publish(server, SAMPLE.with_name("sample-pipeline"))
+    assert server.client.refused("rollout", "plan", "iris", "1.0.0").field != "requires[0]", (
+        "no device is enrolled here"
+    )
+
+
 # ---------------------------------------------------------------- bad input by the command
 def spoil(folder: Path, before: str, after: str) -> None:
     file = folder / "release.toml"
