@@ -136,10 +136,11 @@ def test_every_mention_of_a_command_can_be_typed() -> None:
 
 
 @pytest.mark.slow
-def test_the_sample_release_passes_a_dry_run_as_it_is() -> None:
-    done = run(installed("holdfast"), "publish", "deploy/sample-release", "--dry-run")
+@pytest.mark.parametrize(("sample", "pipeline"), [("sample-release", "iris"), ("sample-pipeline", "digits")])
+def test_the_samples_pass_a_dry_run_as_they_are(sample: str, pipeline: str) -> None:
+    done = run(installed("holdfast"), "publish", f"deploy/{sample}", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"release +iris +1\.0\.0", done.stdout)
+    assert re.search(rf"release +{pipeline} +1\.0\.0", done.stdout)
 
 
 def _wrong(program: str, words: list[str], options: list[str]) -> str:
