@@ -32,6 +32,7 @@ ALLOWED: Final = {
     ("shared/holdfast_shared/durable.py", "os.open for writing"): "this is the place",
     ("shared/holdfast_shared/durable.py", ".mkdir"): "its calls",
     ("shared/holdfast_shared/durable.py", ".rename"): "its calls",
+    ("shared/holdfast_shared/durable.py", ".rmdir"): "its calls",
     ("shared/holdfast_shared/durable.py", ".unlink"): "its calls",
     ("agent/holdfast_agent/edge/spool.py", "import sqlite3"): "SQLite has its own journal, and its own tests",
     ("agent/holdfast_agent/edge/local_control.py", ".unlink"): "a socket's name, gone with the next boot",
