@@ -117,6 +117,19 @@ def test_what_could_not_be_read_is_tried_again_before_it_is_told(
     verifier.stop()
 
 
+def test_a_start_while_somebody_reads_begins_no_second_reading(folder: StateFolder) -> None:
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    size_bytes = folder.blob(ONE.weights).stat().st_size
+    verifier = SlotVerifier(folder, said.put, read_bytes_per_s=size_bytes / 0.5)
+    verifier.start({ONE.digest})
+    verifier.start({TWO.digest})
+    assert verifier._thread is not None
+    verifier._thread.join(WITHIN_S)
+    assert said.get(timeout=WITHIN_S).whole == {ONE.digest}
+    assert said.empty()
+    verifier.stop()
+
+
 def test_a_short_file_is_damage(folder: StateFolder) -> None:
     said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
     path = folder.blob(ONE.weights)
