@@ -36,18 +36,20 @@ CLOCK_OFF_S: Final = 300.0
 # What a model could do to the rest of the device. The others are told by `status`: how much they matter is the device's business.
 ESSENTIAL: Final = ("memory", "programs", "network", "system", "files")
 _OUTPUT_BYTES_MAX: Final = 64 * 1024
-# Imports what a worker imports, in a process of its own: this one stays as small as the agent.
+# Imports what a worker imports, in a process of its own: this one stays as small as the agent. A runtime that is not installed
+# is no finding; one that is, and cannot be imported, is.
 _FINGERPRINT: Final = """
 import json
+from holdfast_worker import installed
 from holdfast_worker.failures import LoadRefused
-from holdfast_worker.runtime import NAMES_OF_SYSTEM, runtime_named
-here, lacking = {}, {}
-for name in sorted(NAMES_OF_SYSTEM):
+from holdfast_worker.runtime import runtime_named
+here, broken = {}, {}
+for name in sorted(installed.runtimes()):
     try:
         here[name] = runtime_named(name).describe()["runtime"]
     except LoadRefused as refused:
-        lacking[name] = refused.detail
-print(json.dumps([here, lacking]))
+        broken[name] = refused.detail
+print(json.dumps([here, broken]))
 """
 
 
@@ -70,19 +72,20 @@ def worker() -> Finding:
 
 
 def runtime() -> Finding:
-    """Whether a model runtime can be imported, and which."""
+    """Whether every model runtime that is installed can be imported, and which that is."""
     do = "install one of this version's extras `onnx`, `tflite` (deploy/install --runtime)"
     try:
         ended = subprocess.run(
             [sys.executable, "-c", _FINGERPRINT], capture_output=True, text=True, timeout=WORKER_S, check=False
         )
-        here, lacking = json.loads(ended.stdout[:_OUTPUT_BYTES_MAX]) if ended.returncode == 0 else ({}, {})
+        here, broken = json.loads(ended.stdout[:_OUTPUT_BYTES_MAX]) if ended.returncode == 0 else ({}, {})
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return Finding(check="runtime", state="fail", said=f"it cannot be tried: {error}", do=do)
+    if broken:
+        return Finding(check="runtime", state="fail", said="; ".join(broken.values())[:400], do=do)
     if not here:
-        last = (ended.stderr.strip().splitlines() or [f"status {ended.returncode}"])[-1]
-        why = "; ".join(lacking.values()) or f"it cannot be imported: {last}"
-        return Finding(check="runtime", state="fail", said=why[:400], do=do)
+        last = (ended.stderr.strip().splitlines() or ["none is installed"])[-1]
+        return Finding(check="runtime", state="fail", said=last[:400], do=do)
     return Finding(check="runtime", state="ok", said=", ".join(f"{name}: {version}" for name, version in here.items()))
 
 
