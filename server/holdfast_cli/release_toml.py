@@ -102,6 +102,9 @@ class SelfTestTable(msgspec.Struct, frozen=True, kw_only=True):
     relative_tolerance: Annotated[float, msgspec.Meta(ge=0)]
 
 
+NO_MODEL: Final = Fault("model", "is missing; describe the one model, or several in [[models]]")
+
+
 class ReleaseToml(msgspec.Struct, frozen=True, kw_only=True):
     """The whole file: one `model`, or `models` and the `stages` that they are used in.
 
@@ -176,7 +179,7 @@ def read(folder: Path) -> ReleaseToml:
         raise Malformed(f"{path} is not TOML: {error}", field=NAME, next_step="correct that line") from error
     found = faults.of_table(table, ReleaseToml)
     if found:
-        raise as_error(found)
+        raise as_error(found if {"model", "models"} & table.keys() else [*found, NO_MODEL])
     described = msgspec.convert(table, ReleaseToml)
     found = _contradictions(described)
     if found:
@@ -234,7 +237,7 @@ def _model_faults(table: ModelTable, path: str) -> list[Fault]:
 def _stage_faults(described: ReleaseToml) -> list[Fault]:
     """Whether there are models, and stages that use each of them."""
     if described.model is None and not described.models:
-        return [Fault("model", "is missing; describe the one model, or several in [[models]]")]
+        return [NO_MODEL]
     if described.model is not None:
         both = [Fault("models", "there is a [model], too; write one or the other")] if described.models else []
         alone = [Fault("stages", "of one [model] there is one stage; write [[models]] for several")]

@@ -92,7 +92,7 @@ def test_an_error_is_one_line_with_field_and_next_step(folder: Path) -> None:
     done = holdfast("publish", folder, "--dry-run")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("holdfast: version, model, self_test, guardrails, trial: release.toml has 5 faults")
+    assert done.stderr.startswith("holdfast: version, self_test, guardrails, trial, model: release.toml has 5 faults")
     assert "Next: correct them all" in done.stderr
 
 
