@@ -23,8 +23,6 @@ REGIONS: Final = ("eu-west", "us-east", "ap-south")
 # Mira publishes; Anna operates; Ben approves what Anna asks for; Otto enrols devices.
 PEOPLE: Final = ("mira", "anna", "ben", "otto")
 REAL_A_REGION: Final = 2
-# One of a region's real devices and two of its light ones are the ring that gets everything first.
-LIGHT_CANARIES_A_REGION: Final = 2
 
 
 class Device(NamedTuple):
@@ -47,12 +45,14 @@ def devices(light: int) -> list[Device]:
     found = []
     for index, region in enumerate(REGIONS):
         found += [
-            Device(DeviceId(f"camera-{region}-{number}"), region, "real", number == 1)
+            # The ring that gets everything first has real devices alone: a light one loads a release in no time, and on a slow
+            # machine would have it halted before a real one has answered with it.
+            Device(DeviceId(f"camera-{region}-{number}"), region, "real", canary=number == 1)
             for number in range(1, REAL_A_REGION + 1)
         ]
         here = light // len(REGIONS) + (index < light % len(REGIONS))
         found += [
-            Device(DeviceId(f"light-{region}-{number:03}"), region, "light", number <= LIGHT_CANARIES_A_REGION)
+            Device(DeviceId(f"light-{region}-{number:03}"), region, "light", canary=False)
             for number in range(1, here + 1)
         ]
     return found

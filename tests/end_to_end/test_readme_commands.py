@@ -21,6 +21,12 @@ ROOT: Final = Path(__file__).parents[2]
 FOLDERS: Final = ("agent", "server", "shared", "scripts", "deploy")
 # Commands as text has them: a name, words, and whatever follows on the line up to a quotation's end.
 MENTION: Final = re.compile(r"(?<![\w./-])(holdfast(?:-agent|-gateway|-server)?) ([a-z][a-z -]*)([^`;\"\n#]*)")
+# What runs behind each script that has options.
+MODULES: Final = {
+    "scripts/demo": ("demonstration",),
+    "scripts/bench": ("benchmark", "device"),
+    "scripts/sweep": ("support.kill_sweep",),
+}
 SCRIPT: Final = re.compile(r"\./(scripts/[a-z]+)((?: --[a-z]+)*)")
 OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 SUBCOMMANDS: Final = {
@@ -107,16 +113,23 @@ def test_a_shell_blocks_command_exists_with_its_options(words: tuple[str, ...]) 
 
 @pytest.mark.slow
 def test_scripts_that_are_named_exist_and_know_the_named_options() -> None:
-    demo = subprocess.run(
-        [sys.executable, "-m", "demonstration", "--help"],
-        capture_output=True, text=True, timeout=HELP_S, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")}, check=True,
-    ).stdout  # fmt: skip
+    helps = {script: _help_of(*module) for script, module in MODULES.items()}
     named = {found.groups() for file in readmes() for found in SCRIPT.finditer(file.read_text())}
-    assert ("scripts/demo", " --once") in named
+    assert {("scripts/demo", " --once"), ("scripts/sweep", " --kills")} <= named
     for script, options in sorted(named):
         assert os.access(ROOT / script, os.X_OK), script
-        assert script == "scripts/demo" or not options
-        assert all(option in demo for option in options.split()), (script, options)
+        assert all(option in helps.get(script, "") for option in options.split()), (script, options)
+
+
+def _help_of(*module: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", *module, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=HELP_S,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT / 'tests'}"},
+        check=True,
+    ).stdout
 
 
 @pytest.mark.slow
