@@ -124,7 +124,8 @@ def test_a_lie_about_a_range_is_found_out_and_the_blob_fetched_from_nothing(benc
 )
 def test_whatever_answers_for_a_blob_is_one_stable_code(bench: Bench, behaviour: Behaviour, code: str) -> None:
     bench.server.on(WEIGHTS_PATH, behaviour)
-    assert bench.fetch(deadline_s=2.0).code == code
+    # Only what is too slow needs the deadline to come; on a busy machine the others need more than two seconds.
+    assert bench.fetch(deadline_s=2.0 if code == "fetch-too-slow" else 30.0).code == code
     partial = bench.folder.partial_blob(GOOD.weights)
     assert not partial.exists() or partial.stat().st_size <= len(WEIGHTS), "never more than the manifest says"
 
