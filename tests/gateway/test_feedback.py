@@ -89,7 +89,9 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root: Path = tmp_path_factory.mktemp("feedback")
     with running_gateway(root, worker=(sys.executable, "-m", "holdfast_worker")) as bench:
-        yield Served(bench)
+        found = Served(bench)
+        with found.http:
+            yield found
 
 
 @pytest.mark.slow
