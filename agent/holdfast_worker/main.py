@@ -137,7 +137,7 @@ def _read(wanted: Load) -> ReleaseFiles:
     # with numpy, so its BLAS needs no threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from holdfast_worker import release_runner  # noqa: PLC0415 - numpy and the runtime, after HELLO
-    from holdfast_worker.runtime import runtime_named  # noqa: PLC0415
+    from holdfast_worker.runtime import runtime_named  # noqa: PLC0415 - with numpy, after the first stroke
 
     files = release_runner.read(
         Path(wanted.manifests), Path(wanted.blobs), wanted.release, environment=wanted.environment
@@ -154,7 +154,7 @@ def _read(wanted: Load) -> ReleaseFiles:
 def _begin_isolation(wanted: Load) -> Begun:
     """Before the runtime and its libraries are imported: in an environment of a publisher's they are a stranger's, too."""
     from holdfast_worker.isolation.confine import begin  # noqa: PLC0415 - with ctypes, which numpy would load anyway
-    from holdfast_worker.isolation.plan import Asked  # noqa: PLC0415
+    from holdfast_worker.isolation.plan import Asked  # noqa: PLC0415 - nobody else in this process needs it
 
     asked = Asked(nice=wanted.nice, off=frozenset(wanted.isolation_off), isolated=wanted.isolated)
     return begin(asked, tasks_max=wanted.tasks_max, reads=(Path(wanted.manifests), Path(wanted.blobs)))

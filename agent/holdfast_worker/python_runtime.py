@@ -38,7 +38,7 @@ class PythonSession:
     def run(self, feeds: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:
         try:
             answered = self._call(dict(feeds))
-        except Exception as error:
+        except Exception as error:  # a publisher's function may raise anything
             where = traceback.extract_tb(error.__traceback__)[-1]
             raise ModelRaised(f"{self._entry}: {type(error).__name__}: {error} (line {where.lineno})"[:400]) from error
         if not isinstance(answered, dict):
@@ -71,7 +71,7 @@ class PythonRuntime:
             raise LoadRefused("load-failed", f"the file {error.message}") from error
         try:
             module = import_module(wanted.module)
-        except Exception as error:
+        except Exception as error:  # a publisher's module may raise anything when it is imported
             said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise LoadRefused("load-failed", f"{wanted.entry} cannot be imported: {said}") from error
         lies = Path(getattr(module, "__file__", None) or "/")

@@ -83,7 +83,7 @@ def _until_it_answers(process: subprocess.Popen[bytes], port: int, log: Path) ->
             connection.sendall(question)
             if connection.recv(100).startswith(b"HTTP/1.1 200"):
                 return
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks, until the deadline
     raise RuntimeError(f"MLServer does not answer: {log.read_text(errors='replace')[-2000:]}")
 
 

@@ -13,6 +13,7 @@ from holdfast_agent.core import deadlines, life, slots
 from holdfast_agent.core.events import GatewayGone, RollbackAsked
 from holdfast_agent.core.record import PipelineRecord, State
 from holdfast_agent.core.slots import TRANSITIONS
+from holdfast_agent.core.trial import COUNT_GRACE_US
 from holdfast_shared.wire.assignment import Rule
 from support import two_pipelines
 from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, fetches, release, rule, target
@@ -233,7 +234,7 @@ WAYS: Final[dict[tuple[State, State, str], tuple[Callable[[], Playbook], Happeni
     (TESTING, IDLE, "the agent was restarted"): (under_test, restarted),
     (TESTING, FALLING, "passed, and what serves is condemned: no trial"): (condemned_alone, ready("1", "3")),
     (TESTING, FALLING, SERVES_NO_MORE): (under_test, condemned("2", rule("1"))),
-    (TRIAL, IDLE, "committed"): (trial, waited(11 * SECOND + life.COUNT_GRACE_US)),
+    (TRIAL, IDLE, "committed"): (trial, waited(11 * SECOND + COUNT_GRACE_US)),
     (TRIAL, IDLE, "nothing to turn to: committed unproven"): (first_trial, breached("1")),
     (TRIAL, IDLE, "superseded and dropped"): (trial, assigned(rule("2"))),
     (TRIAL, IDLE, "removed"): (trial, removed),
