@@ -25,7 +25,18 @@ ACCEPTANCE = (
     SHARED / "strict_json.py",
 )
 # Who puts a code into a report, an event or a status, and where among its arguments a code may stand.
-EMITTERS = {"telling", "leave", "stay", "condemn_candidate", "Leaving", "Failed", "LoadRefused", "_failed", "_fail"}
+EMITTERS = {
+    "_given_up",
+    "telling",
+    "leave",
+    "stay",
+    "condemn_candidate",
+    "Leaving",
+    "Failed",
+    "LoadRefused",
+    "_failed",
+    "_fail",
+}
 WORDS = {code.value for code in FailureCode}
 # One test that provokes each. Those of the core are transcripts; the gateway's have a real worker process, the fetch's a server.
 PROVOKED = {

@@ -285,9 +285,7 @@ def _held_up(device: Device, name: str, decision: Decision, goal: Goal, now: Mom
         return device.with_live(name, replace(live, due_us=now.monotonic_us + left_us, left_us=None))
     if now.monotonic_us < live.due_us:
         return device
-    code = FailureCode.HELD_UP
-    device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=why)
-    return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
+    return _given_up(device, name, goal, now, code=FailureCode.HELD_UP, detail=why)
 
 
 def _tell_to_reload(device: Device, name: str, goal: Goal) -> Device:
@@ -305,13 +303,9 @@ def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: M
         code = status.code or FailureCode.SELF_TEST_FAILED
         if condemns(code):
             return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
-        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=status.detail)
-        return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
+        return _given_up(device, name, goal, now, code=code, detail=status.detail)
     if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
-        device = device.telling(
-            "fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.SELF_TEST_UNANSWERED
-        )
-        return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
+        return _given_up(device, name, goal, now, code=FailureCode.SELF_TEST_UNANSWERED)
     return device
 
 
@@ -326,9 +320,7 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
     if why and (live.due_us is None or now.monotonic_us < live.due_us):
         return _waiting(device, name, why)
     if why:
-        code = FailureCode.HELD_UP
-        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=why)
-        return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
+        return _given_up(device, name, goal, now, code=FailureCode.HELD_UP, detail=why)
     device = device.with_pipeline(name, slots.begin_trial(device.record.pipeline(name), max(now.at, 0)))
     trying = Live(
         confirmed=live.confirmed,
@@ -338,6 +330,12 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
         due_us=deadlines.trial_confirmed_by(device.release_of(goal.target), now),
     )
     return device.with_live(name, trying)
+
+
+def _given_up(device: Device, name: str, goal: Goal, now: Moment, *, code: str, detail: str = "") -> Device:
+    """It is here and comes to nothing, for no fault that condemns it: told, and tried again ever less often."""
+    device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=detail)
+    return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
 
 
 def _try_later(device: Device, name: str, now: Moment, wait_us: int) -> Device:
