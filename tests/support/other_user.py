@@ -24,7 +24,8 @@ def python_for_all() -> str:
     for candidate in (sys.executable, _SYSTEMS):
         if Path(candidate).exists() and _version(candidate) == list(sys.version_info[:2]):
             return candidate
-    pytest.skip(f"no Python {sys.version_info[0]}.{sys.version_info[1]} that another user may start")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    pytest.skip(f"no Python {version} that another user may start, or this checkout lies where they may not read it")
 
 
 def packages(*first: Path) -> str:
@@ -35,9 +36,13 @@ def packages(*first: Path) -> str:
 
 
 def _version(python: str) -> list[int]:
-    command = [python, "-c", "import sys; print(*sys.version_info[:2])"]
+    """Of one that this user may start, and that finds what our tests import; else nothing."""
+    command = [python, "-c", "import sys, numpy, holdfast_worker, support; print(*sys.version_info[:2])"]
+    environment = {**os.environ, "PYTHONPATH": packages(Path(__file__).parents[1])}
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, **AS_NOBODY)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=30, cwd="/", **AS_NOBODY
+        )
     except PermissionError:
         return []
     return [int(one) for one in ended.stdout.split()]
