@@ -38,6 +38,7 @@ class FailureCode(StrEnum):
     HELD_UP = "held-up"
     UNREADABLE = "unreadable"
     OVER_BUDGET = "over-budget"
+    OUTSIDE_WINDOW = "outside-window"
     REQUIREMENT_UNMET = "requirement-unmet"
     CONDEMNED = "condemned"
     LOCAL_ROLLBACK = "local-rollback"
@@ -221,6 +222,11 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "a metered network's bytes for today are used up; what came is kept, and the fetch waits without counting as failed",
         Actor.NOBODY,
         "nothing; or raise [network] metered_bytes_per_day, or bring the device to a network that is not metered",
+    ),
+    _C.OUTSIDE_WINDOW: Meaning(
+        "not all of the release is on this disk, and the download window is closed; it waits without counting as failed",
+        Actor.NOBODY,
+        "nothing: the download begins with its window",
     ),
     _C.REQUIREMENT_UNMET: Meaning(
         "what the release requires of another pipeline is not so since that one went back: this one went back with it, or stays",

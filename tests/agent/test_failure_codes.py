@@ -75,6 +75,8 @@ PROVOKED = {
     "unreadable": "tests/agent/core/test_verification.py::test_what_cannot_be_read_is_no_damage_and_is_told_once",
     "over-budget": "tests/agent/fetch/test_restraints.py"
     "::test_the_days_bytes_are_used_up_and_the_next_day_goes_on_from_there",
+    "outside-window": "tests/agent/fetch/test_restraints.py"
+    "::test_what_is_all_here_needs_no_window_and_what_is_not_asks_for_nothing",
     "requirement-unmet": "tests/agent/core/test_requirements.py"
     "::test_a_pipeline_that_falls_back_takes_along_the_one_that_requires_what_it_left",
     "condemned": "tests/agent/core/test_departure.py"

@@ -92,7 +92,14 @@ class Away:
     def say(self, message: ToGateway) -> None: ...
 
     def start(
-        self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False
+        self,
+        target_digest: str,
+        version: str,
+        pipeline: str,
+        environment: str,
+        *,
+        urgent: bool = False,
+        from_disk: bool = False,
     ) -> None: ...
 
     def stop(self) -> None: ...

@@ -51,10 +51,11 @@ class Bench:
         order: Order | None = None,
         deadline_s: float = 30.0,
         restraints: Sequence[Restraint] = (),
+        from_disk: bool = False,
         **more: Any,
     ) -> Outcome:
         """As the process does it, and with every invariant checked afterwards."""
-        source = Source(self.server.url, self.folder, authorities(), restraints)
+        source = Source(self.server.url, self.folder, authorities(), restraints, from_disk)
         wanted = order or Order("digits", published.release.version, published.digest)
         more = {"machine": installed.machine()} | more
         try:

@@ -375,11 +375,12 @@ def routes(commands: Sequence[Command]) -> tuple[str, str, str] | None:
 
 
 def fetches(commands: Sequence[Command]) -> list[str]:
-    """Starts by their release's digit, and `stop`, in order."""
+    """Starts by their release's digit, `look <digit>` for one that asks nothing of the network, and `stop`, in order."""
     found = []
     for command in commands:
         if isinstance(command, StartFetch):
-            found.append(command.target.release.version.split(".")[1])
+            digit = command.target.release.version.split(".")[1]
+            found.append(f"look {digit}" if command.from_disk else digit)
         elif isinstance(command, StopFetch):
             found.append("stop")
     return found

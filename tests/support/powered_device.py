@@ -233,11 +233,20 @@ class _Fetcher:
     def __init__(self, device: PoweredDevice, inbox: Inbox) -> None:
         self._device, self._inbox = device, inbox
 
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False) -> None:  # noqa: ARG002 - Fetcher's signature
+    def start(
+        self,
+        target_digest: str,
+        version: str,
+        pipeline: str,
+        environment: str,
+        *,
+        urgent: bool = False,  # noqa: ARG002 - Fetcher's signature
+        from_disk: bool = False,
+    ) -> None:
         order = Order(pipeline, version, target_digest, environment)
         ended = FetchEnded(target_digest, ok=True, code="", detail="", pipeline=pipeline)
         try:
-            staging.stage(self._device._source, order, Deadline(60), machine=MACHINE)
+            staging.stage(self._device._source._replace(from_disk=from_disk), order, Deadline(60), machine=MACHINE)
         except (HoldfastError, OSError) as error:
             said = outcome.of_error(error)
             ended = FetchEnded(target_digest, ok=False, code=said.code, detail=said.detail, pipeline=pipeline)

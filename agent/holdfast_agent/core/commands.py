@@ -29,11 +29,13 @@ class StartFetch:
     """Download, verify and stage `target`; there is at most one fetch. `FetchEnded` says how it went.
 
     `urgent`: what serves is condemned, so a budget may be passed where the device is configured so.
+    `from_disk`: the download window is closed, so nothing may be asked of the network; what is on the disk may be all of it.
     """
 
     pipeline: str
     target: Target
     urgent: bool = False
+    from_disk: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ class Live:
     `counted` are requests of the trial's release in closed windows, `tallied` those in its newest tally.
     `watch` is what its closed windows say of drift.
     `held_us`: until when the network's budget, told in `held_for`, lets nothing come: no failure, and no longer each time.
+    `perhaps_here`: targets, by key, that may be on the disk, so that no window keeps the device from looking; `from_disk`: the
+    fetch under way only looks.
     `told` are things that are said once while they last, such as that the device stays where it is.
     """
 
@@ -129,6 +131,8 @@ class Live:
     repair_us: Mapping[str, int] = field(default_factory=dict)
     held_us: int | None = None
     held_for: str = ""
+    perhaps_here: frozenset[str] = frozenset()
+    from_disk: bool = False
     reload_us: int | None = None
     confirmed: Target | None = None
     confirmed_us: int | None = None

@@ -152,6 +152,12 @@ def closed_to_switch(device: Device, decision: Decision, goal: Goal, now: Moment
     return "" if windows.is_open(spans, now.at, device.own.zone) else f"the switch window {windows.written(spans)}"
 
 
+def perhaps_on_disk(device: Device, name: str) -> frozenset[str]:
+    """What may be fetched next, by key: an agent that was just started does not know what of it is on its disk."""
+    decision = decision_of(device, name)
+    return frozenset(one.key for one in (decision.serve, decision.standby, *decision.stage) if one is not None)
+
+
 def windows_matter(device: Device, name: str) -> bool:
     """Whether what this pipeline does next may hang on the time of day."""
     given = decision_of(device, name).windows

@@ -26,7 +26,7 @@ from holdfast_agent.core.intent import (
 )
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import RetryLoad, Tallied
-from holdfast_shared.assign import Decision
+from holdfast_shared.assign import Decision, Target
 from holdfast_shared.failure_codes import FailureCode, condemns
 
 # The power may fail in a trial, even twice. A release that takes the machine down with it costs so many starts, once.
@@ -70,6 +70,8 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
     device = replace(device, fetch=None)
     if ended.code == FailureCode.OVER_BUDGET:
         return _held(device, name, ended, now)
+    if ended.code == FailureCode.OUTSIDE_WINDOW:
+        return _not_here(device, name, ended.target)
     if not ended.ok or ended.release is None:
         code = ended.code or FailureCode.FETCH_DAMAGED
         wait_us = max(
@@ -92,6 +94,13 @@ def _held(device: Device, name: str, ended: FetchEnded, now: Moment) -> Device:
     device = departure.without_work(device, name)
     held_us = now.monotonic_us + max(wait_us, backoff.LEAST_US)
     return device.with_live(name, replace(device.live_of(name), held_us=held_us, held_for=ended.detail))
+
+
+def _not_here(device: Device, name: str, target: Target) -> Device:
+    """Something of it is not on this disk: it waits for its download window, which is no failure."""
+    device = departure.without_work(device, name)
+    live = device.live_of(name)
+    return device.with_live(name, replace(live, perhaps_here=live.perhaps_here - {target.key}))
 
 
 def tallied(device: Device, said: Tallied, now: Moment) -> Device:
@@ -154,10 +163,12 @@ def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device
     if first is not None:  # what serves here is condemned: the other download goes on later, where its bytes end
         device = departure.without_work(device, first)
     device = device.with_pipeline(name, slots.begin_fetch(pipeline, goal.target))
-    live = replace(live, goal=goal, due_us=deadlines.fetched_by(now), held_us=None, waiting_for="")
+    from_disk = bool(closed_to_download(device, decision, goal, now))
+    due_us = deadlines.fetched_by(now)
+    live = replace(live, goal=goal, due_us=due_us, held_us=None, from_disk=from_disk, waiting_for="")
     device = device.with_live(name, live if goal.purpose == "repair" else replace(live, retry_us=None))
     device = replace(collected(device), fetch=(name, goal.target))
-    return device.doing(StartFetch(pipeline=name, target=goal.target, urgent=decision.urgent))
+    return device.doing(StartFetch(pipeline=name, target=goal.target, urgent=decision.urgent, from_disk=from_disk))
 
 
 def _next(device: Device, name: str, decision: Decision, now: Moment) -> Goal | None:
@@ -173,7 +184,9 @@ def _hindrance(device: Device, name: str, decision: Decision, goal: Goal, now: M
     """What keeps it from being fetched now, in words, or nothing: an obstacle, the time of day, or that it failed a while ago."""
     live, failures = device.live_of(name), _failures(device, name, goal)
     again_us = live.repair_us.get(goal.target.key) if goal.purpose == "repair" else live.retry_us
-    why = obstacle(device, name, decision, goal, now) or closed_to_download(device, decision, goal, now)
+    why = obstacle(device, name, decision, goal, now)
+    if not why and goal.target.key not in live.perhaps_here:
+        why = closed_to_download(device, decision, goal, now)
     if not why and failures and again_us is not None and _is_waited_for(again_us, decision, now):
         why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
     if not why and live.held_us is not None and _is_waited_for(live.held_us, decision, now):
@@ -216,7 +229,7 @@ def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
         return _begin_self_test(device, name, decision, goal, now)
     if pipeline.state is State.SELF_TESTING:
         return _self_test(device, name, decision, goal, now)
-    if closed_to_download(device, decision, goal, now):  # what came stays; it goes on in the next window
+    if not live.from_disk and closed_to_download(device, decision, goal, now):  # what came stays, for the next window
         return departure.without_work(device, name)
     if live.due_us is not None and now.monotonic_us >= live.due_us:
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.FETCH_TOO_SLOW)
@@ -236,7 +249,9 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
     match goal.purpose:
         case "serve" | "stage":
             device = device.with_pipeline(name, slots.moved(pipeline, State.STAGED))
-            device = device.with_live(name, replace(live, due_us=now.monotonic_us + deadlines.STAGED_US))
+            here = live.perhaps_here | {goal.target.key}
+            due_us = now.monotonic_us + deadlines.STAGED_US
+            device = device.with_live(name, replace(live, due_us=due_us, perhaps_here=here))
             return device.telling("staged", now, pipeline=name, target=goal.target, urgent=False)
         case "standby":
             device = device.with_pipeline(name, slots.refill(pipeline, goal.target))

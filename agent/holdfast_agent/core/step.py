@@ -169,6 +169,7 @@ def _resumed(device: Device, name: str, now: Moment) -> Device:
     live = Live(
         retry_us=_again_us(pipeline.attempts, now) if pipeline.attempts is not None else None,
         repair_us={one.target: _again_us(one, now) for one in pipeline.repairs},
+        perhaps_here=intent.perhaps_on_disk(device, name),
     )
     if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING, State.SHADOWING):
         device = device.with_pipeline(name, slots.give_up_candidate(pipeline))

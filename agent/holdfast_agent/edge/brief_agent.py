@@ -94,7 +94,16 @@ class _Errand(RecordStore):
 
 
 class _NoFetch:
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False) -> None:
+    def start(
+        self,
+        target_digest: str,
+        version: str,
+        pipeline: str,
+        environment: str,
+        *,
+        urgent: bool = False,
+        from_disk: bool = False,
+    ) -> None:
         """The next agent does."""
 
     def stop(self) -> None:

@@ -64,8 +64,9 @@ class FetchProcess:
         environment: str = SYSTEM_ENVIRONMENT,
         *,
         urgent: bool = False,
+        from_disk: bool = False,
     ) -> None:
-        """Fetch that release and have its environment built; ends the fetch before.
+        """Fetch that release and have its environment built; ends the fetch before. `from_disk`: without any network.
 
         Every failure, of starting it also, comes as FetchEnded.
         """
@@ -76,6 +77,7 @@ class FetchProcess:
             *("--pipeline", pipeline, "--version", version, "--digest", target_digest, "--environment", environment),
             *("--deadline-s", f"{self._deadline_s:g}"),
             *(("--urgent",) if urgent else ()),
+            *(("--from-disk",) if from_disk else ()),
         ]
 
         def ended(found: Outcome) -> None:

@@ -77,7 +77,14 @@ class Fetcher(Protocol):
     """At most one fetch: `start` ends the one before. `stop` may be repeated."""
 
     def start(
-        self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False
+        self,
+        target_digest: str,
+        version: str,
+        pipeline: str,
+        environment: str,
+        *,
+        urgent: bool = False,
+        from_disk: bool = False,
     ) -> None: ...
 
     def stop(self) -> None: ...
@@ -288,11 +295,10 @@ class Loop:
                 self._save(record)
             case Tell(message):
                 self._data_plane.say(message)
-            case StartFetch(pipeline=pipeline, target=target, urgent=urgent):
+            case StartFetch(pipeline=pipeline, target=target, urgent=urgent, from_disk=from_disk):
                 log.info("fetching %s %s", pipeline, target.release.version)
-                self._fetcher.start(
-                    target.release.digest, target.release.version, pipeline, target.environment, urgent=urgent
-                )
+                wanted = (target.release.digest, target.release.version, pipeline, target.environment)
+                self._fetcher.start(*wanted, urgent=urgent, from_disk=from_disk)
             case StopFetch():
                 self._fetcher.stop()
             case CollectGarbage(keep):

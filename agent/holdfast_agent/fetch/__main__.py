@@ -52,7 +52,7 @@ def _run(asked: argparse.Namespace) -> Outcome:
         allowance = Allowance(
             found.folder.network_budget, found.network, time_zone.load(found.device.time_zone), urgent=asked.urgent
         )
-        source = Source(found.server.url, found.folder, known, _restraints(found, allowance))
+        source = Source(found.server.url, found.folder, known, _restraints(found, allowance), asked.from_disk)
         order = Order(asked.pipeline, asked.version, asked.digest, asked.environment)
         try:
             staging.stage(
@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "--environment", default=SYSTEM_ENVIRONMENT, type=_environment, help="that it is to run in, by its digest"
     )
     parser.add_argument("--urgent", action="store_true", help="what serves is condemned")
+    parser.add_argument(
+        "--from-disk", action="store_true", help="ask nothing of the server: it is all here, or it is not"
+    )
     parser.add_argument("--deadline-s", type=float, default=DEADLINE_S, metavar="SECONDS")
     return parser
 

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, Protocol
 from holdfast_agent.core.pace import SECOND_US, Pace
 from holdfast_agent.edge import request
 from holdfast_agent.edge.request import Answer
+from holdfast_agent.fetch.outcome import Failed
+from holdfast_shared.failure_codes import FailureCode
 
 # What the kernel may take in ahead of us when we read slowly on purpose: it crosses the wire uncounted.
 RECEIVE_BUFFER_BYTES: Final = 64 * 1024
@@ -45,6 +47,20 @@ class Line(NamedTuple):
     def _passed(self, size_bytes: int) -> None:
         for restraint in self.restraints:
             restraint.passed(size_bytes)
+
+
+class Closed:
+    """No request at all: the download window is closed, and only what is on this disk counts."""
+
+    def begin(self) -> None:
+        raise outside_window("a manifest")
+
+    def passed(self, size_bytes: int) -> None:
+        """Nothing comes."""
+
+
+def outside_window(what: str) -> Failed:
+    return Failed(FailureCode.OUTSIDE_WINDOW, f"{what} is not on this disk, and the download window is closed")
 
 
 class Cap:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch.blob import refused
-from holdfast_agent.fetch.line import Line, Restraint
+from holdfast_agent.fetch.line import Closed, Line, Restraint
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import signing, strict_json
@@ -55,16 +55,17 @@ class Manifests(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where manifests come from, and who may have signed them."""
+    """Where manifests come from, and who may have signed them. `from_disk`: nothing may be asked of the server."""
 
     server: str
     folder: StateFolder
     authorities: Authorities
     restraints: Sequence[Restraint] = ()
+    from_disk: bool = False
 
     @property
     def line(self) -> Line:
-        return Line(self.server, self.restraints)
+        return Line(self.server, (Closed(),) if self.from_disk else self.restraints)
 
 
 def obtain(source: Source, order: Order, deadline: Deadline) -> Manifests:

@@ -24,6 +24,7 @@ EXIT_STATUS: Final[dict[str, int]] = {
     FailureCode.NO_SPACE: 15,
     FailureCode.UNFIT: 16,  # not for this hardware
     FailureCode.OVER_BUDGET: 18,  # a metered network's bytes for today are used up
+    FailureCode.OUTSIDE_WINDOW: 19,  # not all of it is here, and nothing may be asked for
     FailureCode.NOT_SUPPORTED: 17,  # it needs what this agent does not know
 }
 # EFBIG: a limit on the size of files is a kind of full disk.

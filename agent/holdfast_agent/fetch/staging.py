@@ -17,6 +17,7 @@ from holdfast_agent.edge import blobs, environments
 from holdfast_agent.edge.blobs import blob_verifies, exclusive
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch import building, fitness, manifests, transfers
+from holdfast_agent.fetch.line import outside_window
 from holdfast_agent.fetch.manifests import Manifests, Order, Source
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
@@ -56,6 +57,8 @@ def stage(
         chosen = fitness.choose(found.models, fitness.in_environment(machine, found.environment))
         interpreter = building.interpreter_for(found.environment) if found.environment is not None else None
         missing = _missing(folder, found, chosen)
+        if missing and source.from_disk:
+            raise outside_window(f"blob {next(iter(missing))}")
         unbuilt = found.environment is not None and environments.damaged(folder.environment(order.environment)) != ""
         if missing or unbuilt:
             built = unpacked_bytes(found.environment) if unbuilt and found.environment is not None else 0

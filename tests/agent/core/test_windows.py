@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 
 from holdfast_agent.core import windows
 from holdfast_agent.core.commands import Command
-from holdfast_agent.core.events import Moment
+from holdfast_agent.core.events import Moment, Tick
 from holdfast_shared.wire.assignment import Condemned, Retry, Rule, TimeSpan, Windows
-from support.playbook import BEGAN, SECOND, Playbook, assignment, bad, counts, fetches, own, ref, routes, rule
+from support.playbook import BEGAN, SECOND, Playbook, assignment, bad, counts, fetches, own, ref, release, routes, rule
 
 BERLIN, NEW_YORK, LORD_HOWE = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"), ZoneInfo("Australia/Lord_Howe")
 NIGHT = TimeSpan(from_="22:00", to="04:00")
 WEEK_NIGHTS = TimeSpan(from_="22:00", to="04:00", days=(0, 1, 2, 3))
 AT_TWO = TimeSpan(from_="02:00", to="03:00")
 HALF_PAST_TWO = TimeSpan(from_="02:30", to="04:00")
+NOON = TimeSpan(from_="12:00", to="13:00")
 SUNDAYS = TimeSpan(from_="00:00", to="00:00", days=(6,))
 
 
@@ -230,6 +231,53 @@ def test_a_slot_that_rotted_is_mended_at_any_time() -> None:
     device.serve("1")
     device.set_clock("2026-11-27T12:00:00")
     assert fetches(device.failed("1", "damaged-blob")) == ["1"]
+
+
+def staged_between_its_windows() -> OnTheWall:
+    """2 came in the night and waits for noon; its agent was killed in the morning."""
+    device = device_at("2026-11-26T21:30:00", download=(NIGHT,))
+    device.serve("1")
+    device.assigned(windowed("2", switch=(NOON,)))
+    device.fetched("2")
+    assert device.pipeline.state == "staged"
+    device.set_clock("2026-11-27T08:00:00")
+    return device
+
+
+def test_what_was_staged_before_a_restart_needs_no_download_window_when_it_verifies() -> None:
+    device = staged_between_its_windows()
+    assert fetches(device.start(release("1"))) == ["look 2"]
+    assert fetches(device.start(release("1"))) == ["look 2"], "nor when the agent is killed while it looks"
+    device.connect()
+    device.fetched("2")
+    assert device.pipeline.state == "staged"
+    assert device.report().waiting_for == "the switch window 12:00-13:00"
+    device.set_clock("2026-11-27T11:00:00")
+    device.play(Tick())
+    device.ready("1", "2")
+    assert device.pipeline.state == "trial"
+
+
+def test_what_is_not_all_here_is_looked_for_once_and_waits_for_its_window() -> None:
+    """It has not failed, and nothing is told."""
+    device = staged_between_its_windows()
+    device.start(release("1"))
+    device.connect()
+    assert fetches(device.not_fetched("2", "outside-window")) == []
+    assert (device.pipeline.state, device.pipeline.attempts) == ("idle", None)
+    assert device.report().waiting_for == "the download window 22:00-04:00"
+    assert fetches(device.wait(13 * 3600 - 180)) == []
+    assert fetches(device.wait(180)) == ["2"]
+    assert device.events("fetch_failed") == []
+
+
+def test_what_came_to_nothing_between_its_windows_is_tried_again_from_the_disk() -> None:
+    device = staged_between_its_windows()
+    device.set_clock("2026-11-27T11:00:00")
+    device.play(Tick())
+    assert device.pipeline.state == "self_testing"
+    assert fetches(device.wait(120)) == ["look 2"]
+    assert [one.code for one in device.events("fetch_failed")] == ["self-test-unanswered"]
 
 
 def test_what_a_first_install_waits_for_is_told_though_nothing_is_on_record() -> None:

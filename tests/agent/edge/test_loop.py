@@ -46,7 +46,16 @@ class World:
         self.said.append(message)
         self.done.append(f"say {type(message).__name__}")
 
-    def start(self, target_digest: str, version: str, pipeline: str, environment: str, *, urgent: bool = False) -> None:  # noqa: ARG002 - Fetcher's signature
+    def start(
+        self,
+        target_digest: str,
+        version: str,
+        pipeline: str,
+        environment: str,
+        *,
+        urgent: bool = False,  # noqa: ARG002 - Fetcher's signature
+        from_disk: bool = False,  # noqa: ARG002 - Fetcher's signature
+    ) -> None:
         where = "" if environment == "system" else f" in {environment}"
         self.done.append(f"fetch {pipeline} {version} {target_digest[-1]}{where}")
 

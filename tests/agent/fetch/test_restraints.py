@@ -174,3 +174,16 @@ def test_a_budget_of_nothing_lets_nothing_be_asked(bench: Bench) -> None:
     assert bench.server.requests == []
     with pytest.raises(Failed):
         Allowance(bench.folder.network_budget, device.network, UTC, urgent=False).begin()
+
+
+def test_what_is_all_here_needs_no_window_and_what_is_not_asks_for_nothing(bench: Bench) -> None:
+    """Outside of its download window a device may still look at its own disk."""
+    ended = bench.fetch(from_disk=True)
+    assert (ended.code, bench.server.requests) == ("outside-window", []), "not even for a manifest"
+    assert bench.fetch().ok
+    bench.server.requests.clear()
+    assert bench.fetch(from_disk=True).ok
+    bench.folder.blob(GOOD.weights).write_bytes(WEIGHTS[:-1] + b"!")
+    bench.folder.manifest(GOOD.digest).rename(bench.folder.partial_manifest(GOOD.digest))
+    ended = bench.fetch(from_disk=True)
+    assert (ended.code, bench.server.requests) == ("outside-window", []), "nor for a blob that rotted"
