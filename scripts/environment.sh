@@ -34,7 +34,7 @@ make_environment() {
       fail "could not install this project into .venv: see pip's words above"
     echo "$stamp" > .venv/holdfast-lock
   fi
-  export PATH="$PWD/.venv/bin:$PATH" VIRTUAL_ENV="$PWD/.venv" PYTHONDONTWRITEBYTECODE=1
+  export PATH="$PWD/.venv/bin:$PATH" VIRTUAL_ENV="$PWD/.venv"
 }
 
 # The predecessor of LiteRT and the numpy that it needs, in a folder of their own beside what the tests run with: two packages of
