@@ -20,7 +20,8 @@ T = TypeVar("T")
 DEPTH_MAX: Final = 8
 _making: Final = threading.Lock()
 _decoders: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}  # by type: as many as are read from anywhere
-_STRINGS_AND_BRACKETS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def encode(value: object) -> bytes:
@@ -58,16 +59,16 @@ def _decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
 
 def _check_depth(raw: bytes, what: str, depth_max: int) -> None:
     depth = 0
-    for token in _STRINGS_AND_BRACKETS.finditer(raw):
-        match token.group():
-            case b"[" | b"{":
-                depth += 1
-                if depth > depth_max:
-                    raise Malformed(f"{what} nests deeper than {depth_max} levels", next_step="flatten it")
-            case b"]" | b"}":
-                depth -= 1
-            case _:
-                pass
+    for bracket in _brackets(raw):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > depth_max:
+            raise Malformed(f"{what} nests deeper than {depth_max} levels", next_step="flatten it")
+
+
+def _brackets(raw: bytes) -> bytes:
+    """Those outside of strings. Where nothing is escaped, every other quote ends a string: a tenth of a pattern's time."""
+    bare = _STRINGS.sub(b"", raw) if b"\\" in raw else b"".join(raw.split(b'"')[::2])
+    return bare.translate(None, _NO_BRACKETS)
 
 
 def _check_duplicates(raw: bytes, what: str) -> None:
