@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from holdfast_agent.edge.reading import MISSING
 from holdfast_shared import strict_json
 from holdfast_shared.errors import Damaged, Malformed
 from holdfast_shared.identifiers import digest_of, hex_of
@@ -38,7 +39,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(path: Path, digest: str, pipeline: str) -> Facts:
-    """The facts of the release with that digest. Raises Damaged when what lies there is not it."""
+    """The facts of the release with that digest. Raises Damaged when what lies there is not it, or OSError."""
     release = _document(path, digest, Release)
     if release.pipeline != pipeline:
         raise Damaged(f"its manifest is of pipeline {release.pipeline}, not of {pipeline}")
@@ -47,7 +48,7 @@ def read(path: Path, digest: str, pipeline: str) -> Facts:
 
 
 def settings_of(path: Path, digest: str) -> Settings:
-    """The settings of the environment with that digest. Raises Damaged when what lies there is not it."""
+    """The settings of the environment with that digest. Raises as `read` does."""
     return _document(path, digest, Environment).settings
 
 
@@ -57,7 +58,7 @@ def _file_bytes(manifests: Path, release: Release) -> int:
     for stage in release.stages:
         try:
             model = _document(manifests / hex_of(stage.model.digest), stage.model.digest, ModelVersion)
-        except Damaged:
+        except (Damaged, OSError):
             continue
         total += max(sum(file.size_bytes for file in variant.files) for variant in model.variants)
     return total
@@ -67,7 +68,7 @@ def _document(path: Path, digest: str, kind: type[D]) -> D:
     try:
         with path.open("rb") as stream:
             raw = stream.read(ENVELOPE_BYTES_MAX + 1)
-    except OSError as error:
+    except MISSING as error:
         raise Damaged(f"its manifest cannot be read: {error}", next_step="fetch the release again") from error
     try:
         envelope = strict_json.decode(

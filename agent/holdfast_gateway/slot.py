@@ -65,7 +65,7 @@ class Bench:
         worker.start(command, self.confinement, settings.variables)
 
     def settings_of(self, environment: str) -> Settings:
-        """Of an environment that is built here. Raises Damaged when it is not."""
+        """Of an environment that is built here. Raises Damaged when it is not, or OSError."""
         if environment == SYSTEM_ENVIRONMENT:
             return Settings()
         found = manifest.settings_of(self.folder.manifest(environment), environment)
@@ -136,6 +136,9 @@ class Slot:
         except Damaged as error:
             self._fail(FailureCode.DAMAGED_BLOB, error.message)
             return
+        except OSError as error:  # too many open files, a disk that stutters: no word about the bytes
+            self._fail(FailureCode.UNREADABLE, f"its manifest cannot be read: {error}")
+            return
         if self.loads == 0:
             self.counts.look_back(facts.window_s)
         load = Load(
@@ -148,6 +151,7 @@ class Slot:
             tasks_max=self._bench.confinement.tasks_max,
             threads=settings.threads,
             measures=True,
+            unreadable=True,
             nice=self._bench.confinement.nice,
         )
         self._worker = Worker(f"worker {self}", load, facts.limits, self)
@@ -158,7 +162,7 @@ class Slot:
         self._become("loading")
 
     def _read_facts(self) -> Facts:
-        """Raises Damaged."""
+        """Raises Damaged or OSError."""
         path = self._bench.folder.manifest(self.target.release.digest)
         self._facts = manifest.read(path, self.target.release.digest, self.name)
         return self._facts
@@ -362,7 +366,7 @@ class Slot:
         """What its worker will take, as far as that is known."""
         try:
             return standby.needed_bytes((self._facts or self._read_facts()).file_bytes)
-        except Damaged:  # which starting it will tell
+        except (Damaged, OSError):  # which starting it will tell
             return 0
 
     @property

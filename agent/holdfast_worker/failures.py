@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-# The codes of `protocol.Failed`. Only `damaged-blob` is repaired by fetching again; the others condemn the release here.
-LoadCode = Literal["damaged-blob", "load-failed", "self-test-failed", "not-supported"]
+# The codes of `protocol.Failed`. `damaged-blob` is mended by fetching again, `unreadable` by a better moment or a better disk.
+LoadCode = Literal["damaged-blob", "unreadable", "load-failed", "self-test-failed", "not-supported"]
 
 
 class LoadRefused(Exception):

@@ -92,7 +92,9 @@ def work(connection: socket.socket) -> int:
         exit_when_peer_is_gone(connection)
         runner = _start(files, wanted.threads)
     except LoadRefused as error:
-        channel.send(control(Kind.FAILED, Failed(code=error.code, detail=error.detail)))
+        unknown = error.code == "unreadable" and not wanted.unreadable
+        code = "damaged-blob" if unknown else error.code  # as it was called before there was a word for it
+        channel.send(control(Kind.FAILED, Failed(code=code, detail=error.detail)))
         return EXIT_FAILED
     ready = Ready(
         inputs=runner.inputs,

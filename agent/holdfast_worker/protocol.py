@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -94,6 +94,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     tasks_max: int = TASKS_MAX
     nice: int = 0
     measures: bool = False  # this gateway knows MEASURED
+    unreadable: bool = False  # this gateway knows that code of FAILED
 
 
 _Rows: Final = msgspec.Meta(max_length=LABELS_MAX)
@@ -142,9 +143,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """A stable failure code: `damaged-blob`, `load-failed`, `self-test-failed`, `not-supported`; and what was seen."""
+    """A stable failure code, of `failures.LoadCode` for now, and what was seen."""
 
-    code: Literal["damaged-blob", "load-failed", "self-test-failed", "not-supported"]
+    code: str
     detail: str
 
 

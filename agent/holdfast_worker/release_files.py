@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 import stat
 import sys
@@ -25,13 +26,15 @@ from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, digest_of, hex_of
 from holdfast_shared.model_file import ROLES
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, Stage, Variant
 from holdfast_worker import installed
-from holdfast_worker.failures import LoadRefused
+from holdfast_worker.failures import LoadCode, LoadRefused
 
 T = TypeVar("T", Release, ModelVersion)
 
 # What publish accepts. Larger, it would be read into memory for nothing.
 CASES_BYTES_MAX: Final = 16 * 1024**2
 _ENVELOPE_DEPTH_MAX: Final = 4
+# What opening something says when no regular file of that name is there.
+_NO_FILE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -140,8 +143,12 @@ def _fitting(model: ModelVersion, chosen: str | None, where: str, runtimes: froz
 def _choice(folders: Folders, digest: str, environment: str) -> tuple[str, ...]:
     """What was fetched, by stage; nothing where there was no choice to make."""
     path = folders.manifests / variants.choice_name(digest, environment)
-    if not path.exists():
+    try:
+        path.lstat()
+    except FileNotFoundError:
         return ()
+    except OSError as error:
+        raise _unread("the choice of variants", error) from error
     raw = _bytes_of(path, "the choice of variants", lambda size: size <= variants.CHOICE_BYTES_MAX)
     try:
         return variants.decode(raw).variants
@@ -202,8 +209,14 @@ def _bytes_of(path: Path, what: str, right_size: Callable[[int], bool]) -> bytes
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise LoadRefused("damaged-blob", f"{what} cannot be read: {error.strerror}") from error
+        raise _unread(what, error) from error
     return data
+
+
+def _unread(what: str, error: OSError) -> LoadRefused:
+    """Nothing there, or no file: damage. Any other refusal of the system says nothing about the bytes."""
+    code: LoadCode = "damaged-blob" if error.errno in _NO_FILE else "unreadable"
+    return LoadRefused(code, f"{what} cannot be read: {error.strerror}")
 
 
 def _wrong_length(what: str, size: int) -> NoReturn:

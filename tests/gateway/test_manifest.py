@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_gateway import manifest
 from holdfast_shared.errors import Damaged
 from holdfast_shared.wire.release import Limits
+from support import descriptors
 from support.gateway_bench import PIPELINE, installed
 
 
@@ -27,6 +30,13 @@ def test_another_release_under_its_name_is_damage(tmp_path: Path) -> None:
     path.write_bytes(folder.manifest(other.release.digest).read_bytes())
     with pytest.raises(Damaged, match="another digest"):
         manifest.read(path, one.release.digest, PIPELINE)
+
+
+def test_one_that_cannot_be_read_for_now_is_no_damage(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    target = installed(folder, "1.0.0")
+    with descriptors.none_left(), pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        manifest.read(folder.manifest(target.release.digest), target.release.digest, PIPELINE)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b'{"payload": "!"}', b'{"payload": "e30="}', b"[" * 100])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_cli import manifests
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.release import Hardware, Tensor
-from holdfast_worker import release_runner
+from holdfast_worker import release_files, release_runner
+from holdfast_worker.failures import LoadRefused
+from holdfast_worker.release_files import Folders
 from holdfast_worker.release_runner import Outcome
 from holdfast_worker.runtime import runtime_named
-from support import digits_models, tflite_models
+from support import descriptors, digits_models, tflite_models
 from support.installed_release import Published, golden_cases, install, publish, sealed, tensor
 from support.loaded_release import loaded, refused, refused_release
 
@@ -114,8 +118,6 @@ def test_a_flipped_bit_anywhere_in_any_file_is_damage(state: StateFolder, publis
 @pytest.mark.parametrize("change", ["cut", "longer", "empty", "missing", "a folder", "a link", "a pipe"])
 def test_a_file_of_another_length_or_kind_is_damage(state: StateFolder, published: Published, change: str) -> None:
     """Links too: what is loaded lies in the store itself."""
-    import os
-
     for path in (*map(state.blob, published.blobs), *map(state.manifest, published.manifests)):
         whole = path.read_bytes()
         path.unlink()
@@ -139,6 +141,15 @@ def test_a_file_of_another_length_or_kind_is_damage(state: StateFolder, publishe
         path.unlink(missing_ok=True)
         path.write_bytes(whole)
     release_runner.load(state.manifests, state.blobs, published.ref.digest)
+
+
+def test_what_the_system_will_not_have_read_is_no_damage(state: StateFolder, published: Published) -> None:
+    """Whole or not, nobody knows: fetching it again would cost a download for nothing."""
+    folders = Folders(state.manifests, state.blobs)
+    with descriptors.none_left(), pytest.raises(LoadRefused) as found:
+        release_files.read(folders, published.ref.digest, environment="system", runtimes=frozenset({"onnx"}))
+    assert found.value.code == "unreadable"
+    assert os.strerror(errno.EMFILE) in found.value.detail
 
 
 def test_another_releases_manifest_under_the_digest_is_damage(state: StateFolder, published: Published) -> None:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from holdfast_agent.edge import environments
 from holdfast_agent.edge.layout import StateFolder
-from holdfast_agent.edge.reading import hash_of_stream
+from holdfast_agent.edge.reading import MISSING, hash_of_stream
 from holdfast_shared import durable, signing, strict_json, variants
 from holdfast_shared.errors import Damaged, HoldfastError
 from holdfast_shared.identifiers import digest_of, hex_of
@@ -37,8 +37,6 @@ from holdfast_shared.wire.release import (
 D = TypeVar("D", Release, ModelVersion, Environment)
 
 _LOCK_POLL_S: Final = 0.05
-# Nothing of that name is there. Any other refusal says nothing about the bytes.
-MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 log: Final = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Hashing files: in pieces, and slowly from the disk itself for whoever reads in the background."""
+"""Reading files: in pieces, slowly from the disk itself for whoever reads in the background; and what a refusal means."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
+# Nothing of that name is there. Any other refusal says nothing about the bytes.
+MISSING: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 # Of a file that is read slowly.
 PIECE_BYTES: Final = 256 * 1024
 

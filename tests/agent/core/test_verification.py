@@ -248,3 +248,14 @@ def test_a_slot_that_rots_again_and_again_waits_longer_until_it_is_read_whole(de
     found_at_last(device)
     assert device.pipeline.repairs == ()
     assert fetches(device.failed("1", "damaged-blob", "2")) == ["1"]
+
+
+def test_a_worker_that_cannot_read_its_bytes_condemns_nothing_and_fetches_nothing(device: Playbook) -> None:
+    """A machine without a free descriptor: the device falls back, and the release comes back from its own disk."""
+    assert fetches(device.failed("2", "unreadable", "1")) == []
+    assert device.pipeline.serving == target("1")
+    assert device.pipeline.condemned_here == ()
+    assert fetches(device.ready("1")) == ["2"]
+    device.fetched("2")
+    device.to_trial("2")
+    assert device.pipeline.serving == target("2")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import queue
-import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from holdfast_agent.core.events import SlotsVerified
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.verifying import SlotVerifier
+from support import descriptors
 from support.published import publish
 
 ONE, TWO = publish("1.0.0"), publish("1.1.0")
@@ -77,19 +77,8 @@ def test_one_that_is_stopped_says_nothing(folder: StateFolder) -> None:
 
 @pytest.fixture
 def no_descriptor() -> Iterator[Callable[[], None]]:
-    """From here on the kernel opens no more files for this process: EMFILE, until the returned function is called."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-    def again() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    lowest_free = os.open("/", os.O_RDONLY)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
-    try:
+    with descriptors.none_left() as again:
         yield again
-    finally:
-        again()
 
 
 def test_a_system_without_a_free_descriptor_says_nothing_about_the_bytes(
