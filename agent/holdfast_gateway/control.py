@@ -22,12 +22,15 @@ SlotState = Literal["loading", "ready", "failed", "stopped"]
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """What should be for one pipeline. `testing` is loaded and self-tested, and gets no request."""
+    """What should be for one pipeline. `testing` is loaded and self-tested, and gets no request; `shadow` is asked what
+    `serving` has answered, and answers nobody.
+    """
 
     pipeline: str
     serving: Target | None = None
     refuge: Target | None = None
     testing: Target | None = None
+    shadow: Target | None = None
 
 
 class Routes(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="routes"):
@@ -80,6 +83,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="st
     gateway: str  # random per gateway process: its window numbers and tallies start again with it
     runtime: dict[str, str] = {}  # the environment fingerprint that a worker measured
     isolation: Isolation | None = None  # what is true of every worker
+    shadows: tuple[SlotStatus, ...] = ()  # workers of their own, whatever slots hold the same target
 
 
 class Tallied(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="tallied"):

@@ -42,7 +42,7 @@ def test_the_world_fails_in_every_way_and_devices_get_far() -> None:
             seen |= {"damaged"} if world.saved.damaged else set()
             seen |= {"mended"} if pipeline.repairs else set()
             seen |= {"unreadable"} if world.device.verification.unreadable else set()
-    wanted = {"idle", "fetching", "self_testing", "trial", "falling_back", "previous", "restarted"}
+    wanted = {"idle", "fetching", "self_testing", "trial", "shadowing", "falling_back", "previous", "restarted"}
     wanted |= {"damaged", "mended", "unreadable", "boot-loop"}
     wanted |= {"fallback", "rollback", "superseded", "guardrail-null-rate", "crash-loop", "self-test-failed"}
     assert wanted <= seen

@@ -26,7 +26,7 @@ from holdfast_agent.core.commands import (
     VerifySlots,
     WakeAt,
 )
-from holdfast_agent.core.device import Device
+from holdfast_agent.core.device import Device, Goal
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.intent import decision_of, goal_of, view_of
 from holdfast_agent.core.record import PipelineRecord, State
@@ -122,7 +122,7 @@ class World:
         pick, serving = self.random.choice, self.saved_pipeline.serving
         served = serving.release if serving is not None else None
         chances = {name: 0.4 if ref(name) == served else 0.08 for name in NAMES}
-        modes: list[Mode] = ["serve", "serve", "serve", "keep", "stage"]
+        modes: list[Mode] = ["serve", "serve", "serve", "keep", "stage", "shadow"]
         rules = [
             msgspec.structs.replace(
                 rule(pick(NAMES), pick(modes), standby=pick(("", "", *NAMES)), below=pick((10_000, 10_000, 5_000))),
@@ -331,7 +331,8 @@ class World:
             assert told == self.saved_pipeline.serving, "the gateway is told what the record says"
 
     def _check_disk(self) -> None:
-        for slot in _slots(self.saved_pipeline):
+        shadow = self.saved_pipeline.shadow
+        for slot in (*_slots(self.saved_pipeline), *((shadow,) if shadow is not None else ())):
             assert slot.digests <= self.disk, f"{slot} is in a slot and not on disk"
 
     def check_served(self, served: Target) -> None:
@@ -366,11 +367,15 @@ class World:
 
     @property
     def settled(self) -> bool:
-        """Idle, nothing missing, and the gateway serves what the record says, if that can be served at all."""
+        """Idle or shadowed, nothing else missing, and the gateway serves what the record says, if that can be served at all."""
         assert self.device is not None
         pipeline = self.device.record.pipeline(PIPELINE)
         decision = decision_of(self.device, PIPELINE)
-        if pipeline.state is not State.IDLE or goal_of(self.device, PIPELINE, decision) is not None:
+        missing = goal_of(self.device, PIPELINE, decision)
+        if pipeline.state is State.SHADOWING:
+            if missing is None or missing != Goal("shadow", missing.target) or pipeline.candidate != missing.target:
+                return False
+        elif pipeline.state is not State.IDLE or missing is not None:
             return False
         if decision.serve is not None and decision.serve != pipeline.current:
             return False

@@ -279,6 +279,14 @@ class Playbook:
         self.in_force = self.device.gateway.serial if serial is None else serial
         return self.said(Status(serial=self.in_force, slots=slots, gateway=self.gateway))
 
+    def shadows(self, name: str, state: SlotState = "ready", *, code: str = "", losses: int = 0) -> list[Command]:
+        """The gateway says this of the worker that shadows; what serves by the record is ready, and in force."""
+        ready = [slot for slot in (self.pipeline.current, self.pipeline.previous) if slot is not None]
+        said = [SlotStatus(pipeline=PIPELINE, target=one, state="ready") for one in ready]
+        one = SlotStatus(pipeline=PIPELINE, target=target(name), state=state, code=code, losses=losses)
+        self.in_force = self.device.gateway.serial
+        return self.said(Status(serial=self.in_force, slots=tuple(said), gateway=self.gateway, shadows=(one,)))
+
     def tally(self, window: Window, first_bad_us: int | None = None) -> list[Command]:
         message = Tallied(
             pipeline=PIPELINE,
@@ -372,6 +380,15 @@ def routes(commands: Sequence[Command]) -> tuple[str, str, str] | None:
         return slot.release.version.split(".")[1] if slot is not None else ""
 
     return digit(route.serving), digit(route.refuge), digit(route.testing)
+
+
+def shadow(commands: Sequence[Command]) -> str | None:
+    """What is to shadow by the last Routes told, by its digit; None: none were told."""
+    told = [one.message for one in commands if isinstance(one, Tell) and isinstance(one.message, Routes)]
+    if not told:
+        return None
+    found = next((one.shadow for one in told[-1].routes if one.pipeline == PIPELINE), None)
+    return found.release.version.split(".")[1] if found is not None else ""
 
 
 def fetches(commands: Sequence[Command]) -> list[str]:

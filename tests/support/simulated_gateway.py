@@ -59,12 +59,14 @@ class SimulatedGateway:
         self.serial, self._told = 0, Routes(serial=0, routes=())
         self.serving: Target | None = None
         self.workers: dict[str, tuple[Target, SlotState, str]] = {}
+        self.shadow: tuple[Target, SlotState, str] | None = None
         self._windows: dict[int, Window] = {}
         self._number = 0
         self.sent: deque[FromGateway] = deque()
-        serving = world.saved_pipeline.serving
-        if serving is not None:  # a boot without the agent
-            self.take(Routes(serial=0, routes=(Route(pipeline=PIPELINE, serving=serving),)))
+        saved = world.saved_pipeline
+        if saved.serving is not None:  # a boot without the agent
+            route = Route(pipeline=PIPELINE, serving=saved.serving, shadow=saved.shadow)
+            self.take(Routes(serial=0, routes=(route,)))
 
     def hear(self, message: ToGateway) -> None:
         match message:
@@ -92,21 +94,28 @@ class SimulatedGateway:
         self.workers = {key: one for key, one in self.workers.items() if key in keep}
         for one in named:
             self.workers.setdefault(one.key, (one, "loading", ""))
+        wanted = next((route.shadow for route in routes.routes), None)
+        if wanted is None or self.shadow is None or self.shadow[0] != wanted:
+            self.shadow = (wanted, "loading", "") if wanted is not None else None
         self._switch()
         self.sent.append(self.status())
 
     def work(self) -> None:
         """Every worker that loads is done loading; what serves answers some requests."""
         for key, (one, state, _) in list(self.workers.items()):
-            if state != "loading":
-                continue
-            conduct = self._world.conduct(one)
-            failed = conduct == "self-test-failed" or (conduct == "crash-loop" and one == self.serving)
-            if one.digests & self._world.rotten:
-                conduct, failed = "damaged-blob", True
-            self.workers[key] = (one, "failed" if failed else "ready", conduct if failed else "")
+            if state == "loading":
+                self.workers[key] = self._loaded(one, asked=one == self.serving)
+        if self.shadow is not None and self.shadow[1] == "loading":
+            self.shadow = self._loaded(self.shadow[0], asked=True)
         self._switch()
         self.sent.append(self.status())
+
+    def _loaded(self, one: Target, *, asked: bool) -> tuple[Target, SlotState, str]:
+        conduct = self._world.conduct(one)
+        failed = conduct == "self-test-failed" or (conduct == "crash-loop" and asked)
+        if one.digests & self._world.rotten:
+            conduct, failed = "damaged-blob", True
+        return (one, "failed" if failed else "ready", conduct if failed else "")
 
     def answer(self) -> None:
         """Requests, as they are counted for what serves."""
@@ -131,7 +140,11 @@ class SimulatedGateway:
             SlotStatus(pipeline=PIPELINE, target=one, state=state, code=code)
             for one, state, code in self.workers.values()
         )
-        return Status(serial=self.serial, slots=slots, gateway=self.name)
+        shadows = tuple(
+            SlotStatus(pipeline=PIPELINE, target=one, state=state, code=code)
+            for one, state, code in ((self.shadow,) if self.shadow is not None else ())
+        )
+        return Status(serial=self.serial, slots=slots, gateway=self.name, shadows=shadows)
 
     def _switch(self) -> None:
         wanted = next((route.serving for route in self._told.routes if route.pipeline == PIPELINE), None)

@@ -36,11 +36,20 @@ def routes_of(device: Device) -> tuple[Route, ...]:
     """What should be for every pipeline that has anything to route."""
     found = []
     for name, pipeline in sorted(device.record.pipelines.items()):
-        testing = pipeline.candidate if pipeline.state is State.SELF_TESTING else None
+        testing, shadow = _candidate_of(device, name)
         if pipeline.serving is not None or testing is not None:
             refuge = refuge_of(device, name)
-            found.append(Route(pipeline=name, serving=pipeline.serving, refuge=refuge, testing=testing))
+            route = Route(pipeline=name, serving=pipeline.serving, refuge=refuge, testing=testing, shadow=shadow)
+            found.append(route)
     return tuple(found)
+
+
+def _candidate_of(device: Device, name: str) -> tuple[Target | None, Target | None]:
+    """The candidate that does not serve: what is tested, and what shadows; a shadow is tested where it will shadow."""
+    pipeline, goal = device.record.pipeline(name), device.live_of(name).goal
+    tested = pipeline.state is State.SELF_TESTING
+    shadows = goal is not None and goal.purpose == "shadow" if tested else pipeline.state is State.SHADOWING
+    return pipeline.candidate if tested and not shadows else None, pipeline.candidate if shadows else None
 
 
 def connected(device: Device) -> Device:
@@ -77,10 +86,15 @@ def status(device: Device, said: Status, now: Moment) -> Device:
             record = msgspec.structs.replace(record, pipelines=pipelines)
         device = replace(device, record=record, desk=replace(device.desk, reported={}))
     statuses = {(one.pipeline, one.target.key): one for one in said.slots}
+    shadows = {(one.pipeline, one.target.key): one for one in said.shadows}
     device = _news(device, said.slots, now)
+    for one in said.shadows:
+        device = _lost(
+            device, device.gateway.shadows.get((one.pipeline, one.target.key)), one, now, "while it shadowed: "
+        )
     runtime = said.runtime or device.gateway.runtime
     isolation = said.isolation or device.gateway.isolation
-    view = replace(device.gateway, heard=True, slots=statuses, runtime=runtime, isolation=isolation)
+    view = replace(device.gateway, heard=True, slots=statuses, shadows=shadows, runtime=runtime, isolation=isolation)
     device = replace(device, gateway=view)
     in_force = next((one for one in device.gateway.said if one.serial == said.serial), None)
     if in_force is None:
@@ -171,17 +185,7 @@ def _news(device: Device, slots: Iterable[SlotStatus], now: Moment) -> Device:
     known = device.gateway.slots
     for one in slots:
         old = known.get((one.pipeline, one.target.key))
-        if old is not None and one.losses > old.losses:
-            lost = one.losses - old.losses
-            detail = f"{lost} worker(s) lost, {one.losses} since it was loaded: {one.detail}"
-            device = device.telling(
-                "worker_lost",
-                now,
-                pipeline=one.pipeline,
-                target=one.target,
-                code=one.code or FailureCode.CRASH,
-                detail=detail,
-            )
+        device = _lost(device, old, one, now)
         pipeline = device.record.pipeline(one.pipeline)
         named = one.target in (pipeline.current, pipeline.previous)
         if named and one.state == "failed" and (old is None or old.state != "failed"):
@@ -189,6 +193,15 @@ def _news(device: Device, slots: Iterable[SlotStatus], now: Moment) -> Device:
                 "degraded", now, pipeline=one.pipeline, target=one.target, code=one.code, detail=one.detail
             )
     return device
+
+
+def _lost(device: Device, old: SlotStatus | None, one: SlotStatus, now: Moment, where: str = "") -> Device:
+    """With the workers told that it has lost since it was last told of."""
+    if old is None or one.losses <= old.losses:
+        return device
+    detail = f"{where}{one.losses - old.losses} worker(s) lost, {one.losses} since it was loaded: {one.detail}"
+    code = one.code or FailureCode.CRASH
+    return device.telling("worker_lost", now, pipeline=one.pipeline, target=one.target, code=code, detail=detail)
 
 
 def _confirmed(device: Device, name: str, target: Target | None, at_us: int) -> Device:

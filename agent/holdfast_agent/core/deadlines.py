@@ -19,6 +19,13 @@ STAGED_US: Final = 24 * 3600 * SECOND_US
 GRACE_US: Final = 30 * SECOND_US
 # A gateway that was restarted starts the candidate's worker so often before it gives it up, each time up to its load deadline.
 LOADS: Final = 4
+# A shadow loads at the lowest priority, while others serve: it may take so many times as long by no fault of its own. Its
+# gateway gives it as long.
+SHADOW_PATIENCE: Final = 4
+# A month of traffic has every weekday and a month's end in it. What is not decided by then, nobody is deciding. Counted in
+# hours that begin, each saved: a device that starts again and again does not shadow for ever.
+SHADOW_HOURS_MAX: Final = 30 * 24
+HOUR_US: Final = 3600 * SECOND_US
 # A gateway that hears us confirms a switch to a loaded slot in milliseconds, to one it must load within a load deadline.
 FALLING_BACK_US: Final = 120 * SECOND_US
 
@@ -35,12 +42,15 @@ class Deadline(NamedTuple):
 DEADLINES: Final[dict[State, Deadline]] = {
     State.FETCHING: Deadline("6 h", "always", State.IDLE),
     State.STAGED: Deadline("24 h", "outside of not_before and windows", State.IDLE),
-    State.SELF_TESTING: Deadline("the release's load deadline + 30 s", "while the gateway is connected", State.IDLE),
+    State.SELF_TESTING: Deadline(
+        "the release's load deadline + 30 s; to shadow, 4 of them", "while the gateway is connected", State.IDLE
+    ),
     State.TRIAL: Deadline(
         "until confirmed 4 load deadlines + 30 s, from there the release's soak",
         "while the gateway is connected; the soak always",
         State.FALLING_BACK,
     ),
+    State.SHADOWING: Deadline("30 days", "by hours that begin, on a clock that does not jump", State.IDLE),
     State.FALLING_BACK: Deadline("2 min", "while the gateway is connected", State.IDLE),
 }
 
@@ -52,6 +62,11 @@ def fetched_by(now: Moment) -> int:
 def self_tested_by(release: Release | None, now: Moment) -> int:
     """When the gateway must have said how the self-test went."""
     return now.monotonic_us + _load_us(release) + GRACE_US
+
+
+def shadow_tested_by(release: Release | None, now: Moment) -> int:
+    """When the gateway must have said how the self-test of what is only to shadow went."""
+    return now.monotonic_us + SHADOW_PATIENCE * _load_us(release) + GRACE_US
 
 
 def trial_confirmed_by(release: Release | None, now: Moment) -> int:

@@ -79,10 +79,11 @@ def no_rollback(device: Device, name: str, bad: Target) -> str:
 
 
 def condemn_candidate(device: Device, name: str, now: Moment, *, code: str, detail: str) -> Device:
-    """The candidate failed its self-test, and never served."""
+    """The candidate failed its self-test, or where it shadowed, and never served."""
     candidate = device.record.pipeline(name).candidate
     assert candidate is not None
-    device = device.telling("self_test_failed", now, pipeline=name, target=candidate, code=code, detail=detail)
+    if device.record.pipeline(name).state is State.SELF_TESTING:
+        device = device.telling("self_test_failed", now, pipeline=name, target=candidate, code=code, detail=detail)
     return without_work(_condemned(device, name, candidate, now, code=code, detail=detail), name)
 
 
@@ -192,9 +193,9 @@ def reload_failed(device: Device, name: str, now: Moment) -> Device:
 
 
 def without_work(device: Device, name: str) -> Device:
-    """Without what the pipeline was fetching or testing."""
+    """Without what the pipeline was fetching, testing or had shadow."""
     pipeline = device.record.pipeline(name)
-    if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING):
+    if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING, State.SHADOWING):
         device = device.with_pipeline(name, slots.give_up_candidate(pipeline))
     return _without_fetch(device, name)
 

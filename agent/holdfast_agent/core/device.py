@@ -33,7 +33,7 @@ DETAIL_LENGTH_MAX: Final = 500  # of an event: one line for a person
 # Pipelines a small device could serve at all; more documents than that are somebody's mistake.
 PIPELINES_MAX: Final = 16
 
-Purpose = Literal["serve", "standby", "stage", "repair"]
+Purpose = Literal["serve", "standby", "stage", "repair", "shadow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,8 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a pipeline fetches a target for: to `serve` it, as `standby` in `previous`, to `stage` it, or to `repair` a slot."""
+    """What a pipeline fetches a target for: to `serve` it, as `standby` in `previous`, to `stage` it, to `repair` a slot, or to
+    have it `shadow` what serves."""
 
     purpose: Purpose
     target: Target
@@ -157,11 +158,16 @@ class GatewayView:
     serial: int = 0
     said: tuple[Routes, ...] = ()
     slots: Mapping[tuple[str, str], SlotStatus] = field(default_factory=dict)  # by pipeline and target key
+    shadows: Mapping[tuple[str, str], SlotStatus] = field(default_factory=dict)
     runtime: Mapping[str, str] = field(default_factory=dict)
     isolation: Isolation | None = None
 
     def slot(self, pipeline: str, target: Target | None) -> SlotStatus | None:
         return self.slots.get((pipeline, target.key)) if target is not None else None
+
+    def asked_for(self, pipeline: str, goal: Goal) -> SlotStatus | None:
+        """What is said of the worker that the goal is to have: a shadow's is one of its own."""
+        return (self.shadows if goal.purpose == "shadow" else self.slots).get((pipeline, goal.target.key))
 
     def failed(self, pipeline: str, target: Target | None) -> bool:
         status = self.slot(pipeline, target)

@@ -13,6 +13,7 @@ import msgspec
 
 from holdfast_agent.core import windows
 from holdfast_agent.core.acceptance import not_understood
+from holdfast_agent.core.deadlines import SHADOW_HOURS_MAX
 from holdfast_agent.core.device import Device, Goal
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import PipelineRecord, State
@@ -20,6 +21,8 @@ from holdfast_shared.assign import Decision, Target, View, assign, attempt_allow
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.semver import Version
 
+# What is done beside what serves: the windows of the rule that serves are not its own.
+_BESIDE: Final = ("stage", "shadow")
 # A slot whose worker fails with this has bad bytes, not a bad model: nothing is condemned, and the bytes are fetched again.
 DAMAGED: Final = FailureCode.DAMAGED_BLOB
 
@@ -82,7 +85,7 @@ def goal_of(device: Device, name: str, decision: Decision) -> Goal | None:
 
 
 def goals_of(device: Device, name: str, decision: Decision) -> Iterator[Goal]:
-    """All that is missing: what should serve, slots' damaged bytes, the standby, what is to be staged."""
+    """All that is missing: what should serve, slots' damaged bytes, the standby, what is to be staged, what is to shadow."""
     pipeline = device.record.pipeline(name)
     if decision.serve is not None and not _is(pipeline.current, decision.serve):
         yield Goal("serve", decision.serve)
@@ -95,6 +98,23 @@ def goals_of(device: Device, name: str, decision: Decision) -> Iterator[Goal]:
             yield Goal("standby", decision.standby)
     staged = device.live_of(name).staged | {slot.key for slot in (pipeline.current, pipeline.previous) if slot}
     yield from (Goal("stage", target) for target in decision.stage if target.key not in staged)
+    shadow = shadow_of(device, name, decision)
+    if shadow is not None:
+        yield Goal("shadow", shadow)
+
+
+def shadow_of(device: Device, name: str, decision: Decision) -> Target | None:
+    """What is to shadow what serves: while that is as it should be, and until it has shadowed long enough."""
+    pipeline, shadow = device.record.pipeline(name), decision.shadow
+    if shadow is None or pipeline.current is None or _is(pipeline.current, shadow) or decision.urgent:
+        return None
+    if device.gateway.failed(name, pipeline.current):  # there is nothing to compare it with, and an outage to mend
+        return None
+    if decision.serve is not None and not _is(pipeline.current, decision.serve):
+        return None
+    done = pipeline.shadowed
+    over = done is not None and done.target == shadow.key and done.hours >= SHADOW_HOURS_MAX
+    return None if over and pipeline.state is not State.SHADOWING else shadow
 
 
 def obstacle(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> str:
@@ -139,7 +159,7 @@ def closed_to_download(device: Device, decision: Decision, goal: Goal, now: Mome
     """The window, in words, that a download waits for, by the device's configuration or the rule; or nothing."""
     if decision.urgent or goal.purpose == "repair":
         return ""
-    rules = decision.windows.download if decision.windows is not None and goal.purpose != "stage" else ()
+    rules = decision.windows.download if decision.windows is not None and goal.purpose not in _BESIDE else ()
     closed = [spans for spans in (device.own.download, rules) if not windows.is_open(spans, now.at, device.own.zone)]
     return f"the download window {windows.written(closed[0])}" if closed else ""
 
@@ -171,9 +191,10 @@ def windows_matter(device: Device, name: str) -> bool:
 def wanted_digests(device: Device, name: str) -> set[str]:
     """Every release and environment that a slot names or the decision may soon need: what must not be deleted."""
     pipeline, decision = device.record.pipeline(name), decision_of(device, name)
+    shadow = shadow_of(device, name, decision)
     return {
         digest
-        for target in (*_slots(pipeline), decision.serve, decision.standby, *decision.stage)
+        for target in (*_slots(pipeline), decision.serve, decision.standby, *decision.stage, shadow)
         if target
         for digest in target.digests
     }

@@ -1,7 +1,8 @@
 """The life of a release on a device: one step of one pipeline's machine at a time, until nothing more follows.
 
-idle → fetching → staged → self_testing → trial → idle, and from any of them → falling_back → idle. The table of states is in
-`slots`, what leads back in `departure`, a candidate that serves in `trial`; here is what leads to one.
+idle → fetching → staged → self_testing → trial → idle, or → shadowing → idle, and from any of them → falling_back → idle. The
+table of states is in `slots`, what leads back in `departure`, a candidate that serves in `trial`, one that only shadows in
+`shadow`; here is what leads to one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, assert_never
 
-from holdfast_agent.core import backoff, deadlines, departure, requirements, slots, trial, verification
+from holdfast_agent.core import backoff, deadlines, departure, requirements, shadow, slots, trial, verification
 from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
@@ -51,12 +52,12 @@ def advance(device: Device, name: str, now: Moment) -> Device:
             return _begin(departure.reload_failed(device, name, now), name, decision, now)
         case State.FETCHING | State.STAGED | State.SELF_TESTING:
             return _work(device, name, decision, now)
+        case State.SHADOWING:  # for weeks, maybe: the two slots are looked after as in idle
+            return _work(departure.reload_failed(device, name, now), name, decision, now)
         case State.TRIAL:
             return trial.soaked(device, name, decision, now)
         case State.FALLING_BACK:
             return departure.confirm(device, name, now)
-        case State.SHADOWING:  # no rule of this version leads here
-            return device
         case _ as impossible:
             assert_never(impossible)
 
@@ -150,6 +151,7 @@ def _remove(device: Device, name: str, now: Moment) -> Device:
 
 def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     """Idle: fetch what is missing, unless something stands in the way."""
+    device = shadow.forgotten(device, name, decision)
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     goal = _next(device, name, decision, now)
     if goal is None:
@@ -220,14 +222,14 @@ def _in_force(device: Device) -> bool:
 
 
 def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
-    """On the way to a trial: a changed decision supersedes it."""
+    """On the way to a trial, or shadowing: a changed decision supersedes it."""
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     goal = live.goal
     if goal is None or not _is_wanted(device, name, decision, goal, now):
         return departure.without_work(device, name)
     if pipeline.state is State.STAGED:
         return _begin_self_test(device, name, decision, goal, now)
-    if pipeline.state is State.SELF_TESTING:
+    if pipeline.state in (State.SELF_TESTING, State.SHADOWING):
         return _self_test(device, name, decision, goal, now)
     if not live.from_disk and closed_to_download(device, decision, goal, now):  # what came stays, for the next window
         return departure.without_work(device, name)
@@ -247,7 +249,7 @@ def _is_wanted(device: Device, name: str, decision: Decision, goal: Goal, now: M
 def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     match goal.purpose:
-        case "serve" | "stage":
+        case "serve" | "stage" | "shadow":
             device = device.with_pipeline(name, slots.moved(pipeline, State.STAGED))
             here = live.perhaps_here | {goal.target.key}
             due_us = now.monotonic_us + deadlines.STAGED_US
@@ -272,10 +274,10 @@ def _begin_self_test(device: Device, name: str, decision: Decision, goal: Goal, 
     why = why or _required(device, name, decision, goal)
     if why:
         return _held_up(device, name, decision, goal, now, why)
-    if device.gateway.failed(name, goal.target):
+    if goal.purpose != "shadow" and device.gateway.failed(name, goal.target):
         device = _tell_to_reload(device, name, goal)
     device = device.with_pipeline(name, slots.moved(device.record.pipeline(name), State.SELF_TESTING))
-    due_us = deadlines.self_tested_by(device.release_of(goal.target), now)
+    due_us = shadow.tested_by(goal, device.release_of(goal.target), now)
     return device.with_live(name, replace(device.live_of(name), due_us=due_us, left_us=None, waiting_for=""))
 
 
@@ -311,16 +313,19 @@ def _tell_to_reload(device: Device, name: str, goal: Goal) -> Device:
 
 
 def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> Device:
-    status, live = device.gateway.slot(name, goal.target), device.live_of(name)
-    if status is not None and status.state == "ready":
-        return _passed(device, name, decision, goal, now)
+    status, live = device.gateway.asked_for(name, goal), device.live_of(name)
     if status is not None and status.state == "failed":
         code = status.code or FailureCode.SELF_TEST_FAILED
         if condemns(code):
             return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
         return _given_up(device, name, goal, now, code=code, detail=status.detail)
+    if device.record.pipeline(name).state is State.SHADOWING:
+        return shadow.goes_on(device, name, now)
+    if status is not None and status.state == "ready":
+        return _passed(device, name, decision, goal, now)
     if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
-        return _given_up(device, name, goal, now, code=FailureCode.SELF_TEST_UNANSWERED)
+        detail = status.detail if status is not None else ""
+        return _given_up(device, name, goal, now, code=FailureCode.SELF_TEST_UNANSWERED, detail=detail)
     return device
 
 
@@ -329,6 +334,8 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
     if goal.purpose == "stage":
         device = device.with_live(name, replace(live, staged=live.staged | {goal.target.key}))
         return departure.without_work(device, name)
+    if goal.purpose == "shadow":
+        return shadow.begun(device, name, now)
     if decision.urgent:
         return departure.adopt(device, name, now)
     why = _required(device, name, decision, goal)  # the other pipeline may have gone back meanwhile

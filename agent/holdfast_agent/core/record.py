@@ -58,6 +58,13 @@ class Attempts(msgspec.Struct, frozen=True, kw_only=True):
     not_before: int
 
 
+class Shadowed(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a target has shadowed, in hours that have begun: a clock that is set, or lost, changes nothing about it."""
+
+    target: str
+    hours: int
+
+
 class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One pipeline's slots and where its candidate is. `deadline` is wall µs; `single`: `previous` is empty after a fallback.
 
@@ -75,6 +82,7 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     unproven: bool = False
     condemned_here: Annotated[tuple[Condemnation, ...], msgspec.Meta(max_length=CONDEMNED_HERE_MAX)] = ()
     attempts: Attempts | None = None
+    shadowed: Shadowed | None = None
     repairs: Annotated[tuple[Attempts, ...], msgspec.Meta(max_length=REPAIRS_MAX)] = ()
     activations: Annotated[tuple[Activation, ...], msgspec.Meta(max_length=ACTIVATIONS_MAX)] = ()
 
@@ -82,6 +90,11 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     def serving(self) -> Target | None:
         """What answers requests: the candidate while on trial, else `current`."""
         return self.candidate if self.state is State.TRIAL and self.candidate is not None else self.current
+
+    @property
+    def shadow(self) -> Target | None:
+        """What is asked beside it, and answers nobody."""
+        return self.candidate if self.state is State.SHADOWING else None
 
     @property
     def refuge(self) -> Target | None:

@@ -138,7 +138,7 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
         serving=_slot(device, name, pipeline, live.confirmed),
         current=_slot(device, name, pipeline, pipeline.current),
         previous=_slot(device, name, pipeline, pipeline.previous),
-        candidate=_slot(device, name, pipeline, pipeline.candidate),
+        candidate=_candidate(device, name, pipeline),
         condemned_here=tuple(_condemned(one) for one in pipeline.condemned_here[-CONDEMNED_REPORTED_MAX:]),
         single=pipeline.single,
         degraded=rotten or any(device.gateway.failed(name, slot) for slot in slots),
@@ -156,7 +156,10 @@ def in_one_line(device: Device) -> str:
     said = []
     for name, pipeline in sorted(device.record.pipelines.items()):
         version = pipeline.serving.release.version if pipeline.serving is not None else "nothing"
-        said.append(f"{name} {version}" + (f" ({pipeline.state})" if pipeline.state is not State.IDLE else ""))
+        state = f" ({pipeline.state})" if pipeline.state is not State.IDLE else ""
+        if pipeline.state is State.SHADOWING and pipeline.candidate is not None:
+            state = f" (shadowed by {pipeline.candidate.release.version})"
+        said.append(f"{name} {version}{state}")
     return ", ".join(said) or "nothing assigned yet"
 
 
@@ -170,6 +173,15 @@ def _slot(device: Device, name: str, pipeline: PipelineRecord, target: Target | 
         ready=status is not None and status.state == "ready",
         unproven=pipeline.unproven and target == pipeline.current,
     )
+
+
+def _candidate(device: Device, name: str, pipeline: PipelineRecord) -> SlotReport | None:
+    """What shadows has a worker of its own."""
+    found = _slot(device, name, pipeline, pipeline.candidate)
+    if found is None or pipeline.candidate is None or pipeline.state is not State.SHADOWING:
+        return found
+    status = device.gateway.shadows.get((name, pipeline.candidate.key))
+    return msgspec.structs.replace(found, ready=status is not None and status.state == "ready")
 
 
 def _condemned(entry: Condemnation) -> CondemnedHere:

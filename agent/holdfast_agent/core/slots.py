@@ -18,16 +18,18 @@ from holdfast_agent.core.record import (
     Attempts,
     Condemnation,
     PipelineRecord,
+    Shadowed,
     State,
 )
 from holdfast_shared.assign import Target
 
-_IDLE, _FETCHING, _STAGED, _TESTING, _TRIAL, _FALLING = (
+_IDLE, _FETCHING, _STAGED, _TESTING, _TRIAL, _SHADOWING, _FALLING = (
     State.IDLE,
     State.FETCHING,
     State.STAGED,
     State.SELF_TESTING,
     State.TRIAL,
+    State.SHADOWING,
     State.FALLING_BACK,
 )
 # From, to, each way why: the whole machine. Any other change of state is a bug of ours; each way has a transcript.
@@ -47,6 +49,7 @@ TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
     (_STAGED, _IDLE): ("deadline", "superseded", "the agent was restarted"),
     (_STAGED, _FALLING): ("what serves breached, crashed, or is condemned", "what serves is taken along"),
     (_TESTING, _TRIAL): ("the self-test passed",),
+    (_TESTING, _SHADOWING): ("the self-test passed, and it only shadows",),
     (_TESTING, _IDLE): (
         "failed, and condemned here",
         "failed for no fault of its own",
@@ -77,7 +80,14 @@ TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
         "left by hand",
         "taken along by a pipeline that went back",
     ),
-    (State.SHADOWING, _IDLE): ("the agent was restarted",),
+    (_SHADOWING, _IDLE): (
+        "failed, and condemned here",
+        "failed for no fault of its own",
+        "deadline",
+        "superseded",
+        "removed",
+    ),
+    (_SHADOWING, _FALLING): ("what serves breached, crashed, or is condemned", "what serves is taken along"),
     (_FALLING, _IDLE): ("the gateway confirms what serves", "what serves failed", "deadline", "removed"),
 }
 
@@ -103,6 +113,21 @@ def begin_trial(pipeline: PipelineRecord, at: int) -> PipelineRecord:
     assert pipeline.candidate is not None
     changed = msgspec.structs.replace(moved(pipeline, State.TRIAL), trial_began=at, trial_starts=0, unproven=False)
     return activated(changed, pipeline.candidate, at, "trial")
+
+
+def begin_shadowing(pipeline: PipelineRecord) -> PipelineRecord:
+    """The candidate is asked what `current` answered, and answers nobody."""
+    assert pipeline.candidate is not None
+    before = pipeline.shadowed
+    if before is None or before.target != pipeline.candidate.key:
+        before = Shadowed(target=pipeline.candidate.key, hours=0)
+    return msgspec.structs.replace(moved(pipeline, State.SHADOWING), attempts=None, shadowed=before)
+
+
+def shadow_another_hour(pipeline: PipelineRecord) -> PipelineRecord:
+    assert pipeline.shadowed is not None
+    more = msgspec.structs.replace(pipeline.shadowed, hours=pipeline.shadowed.hours + 1)
+    return msgspec.structs.replace(pipeline, shadowed=more)
 
 
 def commit(pipeline: PipelineRecord, *, proven: bool, keep_previous: bool) -> PipelineRecord:

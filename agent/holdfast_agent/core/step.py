@@ -23,6 +23,7 @@ from holdfast_agent.core import (
     life,
     reporting,
     requirements,
+    shadow,
     slots,
     verification,
     windows,
@@ -171,7 +172,9 @@ def _resumed(device: Device, name: str, now: Moment) -> Device:
         repair_us={one.target: _again_us(one, now) for one in pipeline.repairs},
         perhaps_here=intent.perhaps_on_disk(device, name),
     )
-    if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING, State.SHADOWING):
+    if pipeline.state is State.SHADOWING:
+        live = shadow.resumed(live, pipeline)
+    elif pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING):
         device = device.with_pipeline(name, slots.give_up_candidate(pipeline))
     elif pipeline.state is State.FALLING_BACK:
         live = replace(live, leaving=_left(pipeline))
@@ -222,7 +225,7 @@ def _counted_from_now(device: Device, name: str, now: Moment) -> Device:
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     release = device.release_of(pipeline.candidate)
     if pipeline.state is State.SELF_TESTING:
-        return device.with_live(name, replace(live, due_us=deadlines.self_tested_by(release, now)))
+        return device.with_live(name, replace(live, due_us=shadow.tested_by(live.goal, release, now)))
     if pipeline.state is State.TRIAL and live.activated != pipeline.candidate:
         return device.with_live(name, replace(live, due_us=deadlines.trial_confirmed_by(release, now)))
     if pipeline.state is State.FALLING_BACK:

@@ -99,7 +99,7 @@ def settled(device: Device, now: Moment) -> Device:
 
 def _idle(device: Device) -> bool:
     states = {device.record.pipeline(name).state for name in device.names}
-    return states <= {State.IDLE} and device.fetch is None
+    return states <= {State.IDLE, State.SHADOWING} and device.fetch is None
 
 
 def _slots(device: Device) -> Iterator[tuple[str, Target]]:

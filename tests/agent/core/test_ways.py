@@ -14,6 +14,7 @@ from holdfast_agent.core.events import GatewayGone, RollbackAsked
 from holdfast_agent.core.record import PipelineRecord, State
 from holdfast_agent.core.slots import TRANSITIONS
 from holdfast_agent.core.trial import COUNT_GRACE_US
+from holdfast_gateway.control import SlotState
 from holdfast_shared.wire.assignment import Rule
 from support import two_pipelines
 from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, fetches, release, rule, target
@@ -115,11 +116,29 @@ def first_trial() -> Playbook:
     return device
 
 
+def shadow_under_test() -> Playbook:
+    device = serving("1", "2")
+    device.device = replace(device.device, own=replace(device.device.own, health_us=3600 * SECOND))  # a month is long
+    device.assigned(rule("3", "shadow"), rule("2"))
+    device.fetched("3")
+    return device
+
+
 def shadowing() -> Playbook:
-    """As an agent leaves it that can do it: no rule of this one leads there."""
-    device = idle()
-    pipeline = msgspec.structs.replace(device.pipeline, state=SHADOWING, candidate=target("3"))
-    device.record = msgspec.structs.replace(device.record, pipelines={PIPELINE: pipeline})
+    """2 serves, 1 is its refuge, 3 shadows."""
+    device = shadow_under_test()
+    device.shadows("3")
+    assert device.pipeline.state is SHADOWING
+    return device
+
+
+def related_shadowing() -> Playbook:
+    """2 serves and is shadowed by 3; it requires what another pipeline serves."""
+    device = two_pipelines.both_newer()
+    device.assigned(rule("3", "shadow"), rule("2"))
+    device.fetched("3")
+    device.shadows("3")
+    assert device.pipeline.state is SHADOWING
     return device
 
 
@@ -187,6 +206,15 @@ def restarted(device: Playbook) -> None:
     device.start(release("1"), release("2"), release("3"))
 
 
+def shadow_said(state: SlotState, code: str = "") -> Happening:
+    return lambda device: device.shadows("3", state, code=code)
+
+
+def shadowed_to_the_end(device: Playbook) -> None:
+    device.document(assignment(rule("3", "shadow"), rule("2"), seq=50, not_after=LATER))
+    device.wait(deadlines.SHADOW_HOURS_MAX * 3600 + 1)
+
+
 def booted_in_trial(device: Playbook) -> None:
     for boot in range(life.STARTS_IN_TRIAL_MAX):
         assert device.pipeline.state is TRIAL
@@ -244,7 +272,14 @@ WAYS: Final[dict[tuple[State, State, str], tuple[Callable[[], Playbook], Happeni
     (TRIAL, FALLING, "left by hand"): (trial, by_hand("3")),
     (TRIAL, FALLING, "the device started again and again"): (trial, booted_in_trial),
     (TRIAL, FALLING, "deadline"): (unconfirmed, waited(CONFIRMED_US)),
-    (SHADOWING, IDLE, "the agent was restarted"): (shadowing, restarted),
+    (TESTING, SHADOWING, "the self-test passed, and it only shadows"): (shadow_under_test, shadow_said("ready")),
+    (SHADOWING, IDLE, "failed, and condemned here"): (shadowing, shadow_said("failed", "crash-loop")),
+    (SHADOWING, IDLE, "failed for no fault of its own"): (shadowing, shadow_said("failed", "damaged-blob")),
+    (SHADOWING, IDLE, "deadline"): (shadowing, shadowed_to_the_end),
+    (SHADOWING, IDLE, "superseded"): (shadowing, assigned(rule("4"), rule("3", "shadow"), rule("2"))),
+    (SHADOWING, IDLE, "removed"): (shadowing, removed),
+    (SHADOWING, FALLING, SERVES_NO_MORE): (shadowing, breached("2")),
+    (SHADOWING, FALLING, ALSO_TAKEN): (related_shadowing, the_other_breached),
     (FALLING, IDLE, "the gateway confirms what serves"): (falling, ready("2")),
     (FALLING, IDLE, "what serves failed"): (falling, failed("2", "damaged-blob")),
     (FALLING, IDLE, "deadline"): (falling, waited(deadlines.FALLING_BACK_US)),
