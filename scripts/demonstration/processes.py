@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,6 +26,8 @@ T = TypeVar("T")
 STOP_S: Final = 15.0
 POLL_S: Final = 0.05
 _LOG_TAIL: Final = 12
+# Linux connects from 32768 upwards (ip_local_port_range).
+_SERVERS_PORTS: Final = range(20_000, 32_768)
 
 
 class Missed(AssertionError):
@@ -120,9 +123,13 @@ def installed(command: str) -> Path:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody listens on. None of those that the kernel gives to whoever connects: such a one may be
+    taken again before its server is up, or while it is away."""
+    for port in random.SystemRandom().sample(_SERVERS_PORTS, 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Missed("none of a hundred ports is free")
 
 
 def _with_descendants(process_id: int) -> list[psutil.Process]:

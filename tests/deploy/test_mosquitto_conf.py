@@ -16,6 +16,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from demonstration.processes import free_port
 from holdfast_shared.wire import assignment, command, report
 from support.services import need_program
 
@@ -30,9 +31,7 @@ AWAY = 1500
 def port(tmp_path: Path) -> Iterator[int]:
     """A broker with the file as it is, but for the port."""
     program = need_program("mosquitto", "mosquitto")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
+    free = free_port()
     text = CONFIGURATION.read_text()
     assert text.count("listener 1883 127.0.0.1") == 1
     (tmp_path / "mosquitto.conf").write_text(text.replace("listener 1883 ", f"listener {free} "))

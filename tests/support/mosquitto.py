@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from demonstration.processes import free_port
 from support.services import need_program
 
 START_S: Final = 15.0
@@ -25,9 +26,7 @@ class Mosquitto:
         self._program = need_program("mosquitto", "mosquitto")
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
 
     def start(self) -> None:

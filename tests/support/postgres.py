@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from demonstration.processes import free_port
 from support.services import need_program
 
 START_DEADLINE_S = 60
@@ -37,7 +37,7 @@ def running_postgres() -> Iterator[str]:
                 "init",
             ]
         )
-        port = _free_port()
+        port = free_port()
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
         _run(
             [
@@ -66,9 +66,3 @@ def running_postgres() -> Iterator[str]:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=START_DEADLINE_S * 2, cwd="/", check=False)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
