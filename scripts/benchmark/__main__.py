@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from benchmark import footprint, peers, requests, starting, switches, table
+from benchmark import footprint, lasting, peers, requests, starting, switches, table
 from benchmark.requests import Size
 from benchmark.table import Row
 
@@ -56,6 +56,7 @@ def _cases(*, quick: bool) -> dict[str, Callable[[Path], Iterator[Row]]]:
         "rollback": lambda home: switches.rollback(home, 5 if quick else 60, _tell),
         "boot": lambda home: starting.boot(home, 3 if quick else 20, _tell),
         "idle": lambda home: footprint.idle(home, 20 if quick else 300, _tell),
+        "memory": lambda home: lasting.memory(home, 60 if quick else 1440, 4_000 if quick else 100_000, _tell),
     }
 
 
