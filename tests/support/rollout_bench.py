@@ -76,6 +76,9 @@ class Bench:
         self.ids = itertools.count(1)
         self.digests: dict[str, str] = {}
         self.measures: dict[str, Measures] = {}  # what each window of a version measures besides its counts
+        self.spooled_us = self.clocks_behind_us = (
+            0  # since when windows lay on the devices; what their clocks are behind
+        )
         self.devices: dict[str, Speaker] = {}
         for region in REGIONS:
             self.enrol(f"real-{region}", region, kind="real", ring="canary")
@@ -241,12 +244,13 @@ class Speaker:
             return
         broken = bool({current.release.digest, current.environment} & bad)
         measures = self.bench.measures.get(current.release.version)
-        now = self.bench.now()
+        now, late_us = self.bench.now(), self.bench.spooled_us + self.bench.clocks_behind_us
         connection.execute(
             insert(schema.windows).values(
                 device=self.device, incarnation="0" * 16, pipeline=PIPELINE, window=next(self.numbers),
-                release_digest=current.release.digest, environment=current.environment, opened_at=now.at - 2 * SECOND_US,
-                closed_at=now.at, requests=30, errors=0, nulls=10 if broken else 0, hangs=0, input_faults=0,
+                release_digest=current.release.digest, environment=current.environment,
+                opened_at=now.at - 2 * SECOND_US - late_us,
+                closed_at=now.at - late_us, requests=30, errors=0, nulls=10 if broken else 0, hangs=0, input_faults=0,
                 failed_over=0, memory_bytes_max=0, latency='{"bins":[[100,30]]}', received_at=now.at,
                 measures=strict_json.encode(measures).decode() if measures is not None else "",
             )
@@ -297,7 +301,8 @@ class Speaker:
         )
         report = {
             "type": "holdfast.report/1", "fleet": "test", "device": self.device, "incarnation": "0" * 16,
-            "number": next(self.numbers), "kind": "health", "sent_at": now.at, "sent_monotonic_us": now.monotonic_us,
+            "number": next(self.numbers), "kind": "health", "sent_at": now.at - self.bench.clocks_behind_us,
+            "sent_monotonic_us": now.monotonic_us,
             "boot": BOOT, "membership_counter": 1, "agent_version": "0", "pipelines": [said],
             "isolation": {"applied": {"network": "seccomp"}, "degraded": {"files": "the kernel offers no Landlock"}},
         }  # fmt: skip

@@ -49,12 +49,15 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WaveProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one wave is. `deadline_at` counts only while the rollout runs: a resume sets it anew."""
+    """Where one wave is. `deadline_at` counts only while the rollout runs: a resume sets it anew. Whoever resumes it has seen
+    what drifted until then, so drift is counted from there, and nothing else is.
+    """
 
     state: WaveState = WaveState.WAITING
     released_at: int | None = None
     passed_at: int | None = None
     deadline_at: int | None = None
+    resumed_at: int | None = None
     verdict: WaveVerdict | None = None
 
 
@@ -222,7 +225,8 @@ def _with_wave(rollout: Rollout, index: int, progress: WaveProgress) -> Rollout:
 def _resumed(rollout: Rollout, by: str, now: Moment) -> Step:
     index = rollout.released - 1
     deadline_at = now.at + rollout.plan.deadline_s * SECOND_US
-    record = _with_wave(rollout, index, msgspec.structs.replace(rollout.waves[index], deadline_at=deadline_at))
+    wave = msgspec.structs.replace(rollout.waves[index], deadline_at=deadline_at, resumed_at=now.at)
+    record = _with_wave(rollout, index, wave)
     return _decided(record, State.RUNNING, "rollout resumed", f"resumed by {by}")
 
 

@@ -57,12 +57,13 @@ class _Counts:
             self.bins[index] = self.bins.get(index, 0) + count
         self.judgements = None
 
-    def measured(self, measures: Measures, drift_threshold: float) -> None:
-        """What the same window measured."""
+    def measured(self, measures: Measures, drift_threshold: float, *, answered_for: bool) -> None:
+        """What the same window measured; `answered_for`: who resumed the rollout has seen its drift."""
         if self.labelled < REQUESTS_COUNTED_MAX:
             self.labelled += measures.labelled
             self.agreed += min(measures.agreed, measures.labelled)
-        self.watch = self.watch.seen(measures.drift, drift_threshold)
+        if not answered_for:
+            self.watch = self.watch.seen(measures.drift, drift_threshold)
         self.judgements = None
 
     def judged(self, rollout: Rollout) -> tuple[Judgement, ...]:
@@ -97,7 +98,7 @@ class Evidence:
     __slots__ = ("_cohort", "_cohort_of", "_counts", "_events_until", "_failures", "_seen", "_until", "_wave")
 
     def __init__(self) -> None:
-        self._wave = 0
+        self._wave: tuple[int, int | None] = (0, None)  # its number, and when it was resumed
         self._counts: dict[str, _Counts] = {}
         self._seen: dict[tuple[str, str, int], int] = {}  # windows of the last moments, so that none counts twice
         self._until = 0
@@ -118,13 +119,14 @@ class Evidence:
         wave = rollout.current
         if wave is None:
             return None
-        released_at = rollout.waves[wave.number - 1].released_at or now.at
-        if wave.number != self._wave:
-            self._wave, self._until = wave.number, released_at
+        progress = rollout.waves[wave.number - 1]
+        released_at = progress.released_at or now.at
+        if (wave.number, progress.resumed_at) != self._wave:
+            self._wave, self._until = (wave.number, progress.resumed_at), released_at
             self._counts.clear()
             self._seen.clear()
         self._find_cohort(rollout, wave, condemned, fleet)
-        self._read_windows(connection, rollout, released_at)
+        self._read_windows(connection, rollout, released_at, fleet)
         self._read_events(connection, rollout)
         devices = [
             self._of(device, flags, rollout, fleet.online(device, now.at))
@@ -151,9 +153,13 @@ class Evidence:
                 found[name] = (inside[-1] == wave.number, inside[0] == wave.number)
         self._cohort, self._cohort_of = found, key
 
-    def _read_windows(self, connection: Connection, rollout: Rollout, released_at: int) -> None:
+    def _read_windows(self, connection: Connection, rollout: Rollout, released_at: int, fleet: Fleet) -> None:
         table = schema.windows
-        since = max(released_at, self._until - LAG_US)
+        since, (_, resumed_at) = max(released_at, self._until - LAG_US), self._wave
+
+        def behind(device: str) -> int:
+            return known.clock_behind_us if (known := fleet.devices.get(device)) is not None else 0
+
         drift = min((gate.threshold for gate in rollout.plan.gates if gate.metric == "drift"), default=0.0)
         rows = connection.execute(
             select(
@@ -165,6 +171,7 @@ class Evidence:
                 table.c.nulls,
                 table.c.latency,
                 table.c.measures,
+                table.c.closed_at,
                 table.c.received_at,
             )
             .where(
@@ -184,7 +191,9 @@ class Evidence:
             counts = self._counts.setdefault(row.device, _Counts())
             counts.add(row.requests, row.errors, row.nulls, _latency.decode(row.latency))
             if row.measures:
-                counts.measured(_measures.decode(row.measures), drift)
+                closed_at = min(row.received_at, row.closed_at + behind(row.device))
+                answered_for = resumed_at is not None and closed_at <= resumed_at
+                counts.measured(_measures.decode(row.measures), drift, answered_for=answered_for)
         self._seen = {key: at for key, at in self._seen.items() if at > self._until - 2 * LAG_US}
 
     def _read_events(self, connection: Connection, rollout: Rollout) -> None:

@@ -24,6 +24,7 @@ RATE_WINDOW_US: Final = 120_000_000
 class Spoken(msgspec.Struct, frozen=True, kw_only=True):
     """Of a device's newest report, what is needed here; the rest of it is passed over."""
 
+    sent_at: int
     sent_monotonic_us: int
     boot: str
     pipelines: tuple[PipelineReport, ...] = ()
@@ -43,6 +44,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     last_seen_at: int = 0
     spoken: Spoken | None = None
+
+    @property
+    def clock_behind_us(self) -> int:
+        """What its clock is behind ours, the way of its newest report included."""
+        return self.last_seen_at - self.spoken.sent_at if self.spoken is not None else 0
 
     def serving(self, pipeline: str) -> ReleaseIn | None:
         """What the device says it serves, and in which environment."""

@@ -8,7 +8,7 @@ import pytest
 
 from holdfast_server.ingest.rows import Measures
 from holdfast_shared.errors import Malformed
-from holdfast_shared.wire.command import GatePlan, RolloutAbort, RolloutStart
+from holdfast_shared.wire.command import GatePlan, RolloutAbort, RolloutResume, RolloutStart
 from holdfast_shared.wire.release import Blob, Guardrail
 from holdfast_shared.wire.report import DriftCounts
 from support.rollout_bench import Bench
@@ -71,6 +71,45 @@ def test_drift_stops_a_rollout_and_takes_nothing_back(bench: Bench) -> None:
     assert "1.1.0" in before.values()
     assert all(not document.condemned for document in bench.documents().values())
     bench.command(RolloutAbort(rollout=rollout))
+
+
+def paused_on_drift(bench: Bench) -> str:
+    bench.measures["1.1.0"] = measures(counts=(150, 30, 10, 10))
+    rollout = started(bench, "1.1.0")
+    bench.rounds_until(rollout, "paused")
+    return rollout
+
+
+def test_who_resumes_has_seen_the_drift_until_then(bench: Bench) -> None:
+    """It goes on, and to its end where the input is as before; what was counted of its conduct still counts."""
+    rollout = paused_on_drift(bench)
+    bench.command(RolloutResume(rollout=rollout))
+    bench.scheduler.tick()
+    assert bench.rollout(rollout)["state"] == "running"
+    bench.measures["1.1.0"] = measures()
+    bench.rounds_until(rollout, "finished")
+
+
+def test_drift_that_goes_on_pauses_a_resumed_rollout_again(bench: Bench) -> None:
+    rollout = paused_on_drift(bench)
+    bench.command(RolloutResume(rollout=rollout))
+    assert bench.rounds_until(rollout, "paused") >= 2, "two windows running, as at first"
+    assert bench.rollout(rollout)["cause"].startswith("it may be the data: ")
+
+
+@pytest.mark.parametrize("behind_s", [0, 86_400], ids=["", "by a clock that is a day behind"])
+def test_a_window_that_closed_before_the_resume_and_came_later_is_of_before(bench: Bench, behind_s: int) -> None:
+    """Where its clock is wrong, by its clock: see `Device.clock_behind_us`."""
+    bench.clocks_behind_us = behind_s * 1_000_000
+    rollout = paused_on_drift(bench)
+    bench.command(RolloutResume(rollout=rollout))
+    bench.spooled_us = 60 * 1_000_000
+    for _ in range(4):
+        bench.round()
+        assert bench.rollout(rollout)["state"] == "running"
+    bench.spooled_us = 0
+    bench.clock.passes(60)
+    bench.rounds_until(rollout, "paused")
 
 
 def test_without_labels_a_gate_on_them_lets_nothing_pass(bench: Bench) -> None:
