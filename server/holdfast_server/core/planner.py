@@ -14,6 +14,7 @@ import msgspec
 from holdfast_server.core.plan import Gate, Member, Plan, Wave
 from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match, check_known, check_size, conjunction
+from holdfast_server.core.verdict import DEVICES_TO_TELL
 from holdfast_shared import cohort, selector
 from holdfast_shared.binomial import upper_tail
 from holdfast_shared.errors import Malformed, NotSupported
@@ -201,6 +202,10 @@ def _waves(
             notes.append(
                 f"wave {len(waves)} asks for {_percent(one.share)} and takes {_percent(wave.below)} of the buckets, "
                 f"to hold {wave.devices_min} device(s)"
+            )
+        if wave.devices < DEVICES_TO_TELL:
+            notes.append(
+                f"wave {len(waves)} has fewer than {DEVICES_TO_TELL} devices: one device alone that fails halts the rollout"
             )
         if wave.online < wave.devices_min:
             notes.append(f"wave {len(waves)} waits: {wave.online} of its {wave.devices} device(s) were seen lately")

@@ -23,6 +23,8 @@ from holdfast_shared.judgement import Judgement, Verdict
 BAD_DEVICES_SHARE: Final = 0.02
 FLEET_FALSE_ALARM: Final = 0.01
 FAILING_MIN: Final = 2
+# In a wave of fewer devices, nobody can tell an odd device from a bad release: there, one alone that fails halts the rollout.
+DEVICES_TO_TELL: Final = 2
 DRIFT: Final = "drift"
 # Of the wave's devices that were seen lately, so many must report that they serve the release.
 SERVING_SHARE_MIN: Final = 0.9
@@ -124,7 +126,7 @@ def _improbable(failing: int, judged: int, chance: float, members: int) -> bool:
     """Too many for bad luck; or every device of a wave that has too few to tell."""
     if failing >= FAILING_MIN:
         return chance < FLEET_FALSE_ALARM
-    return failing == judged == members == 1
+    return members < DEVICES_TO_TELL and failing == judged == members == 1
 
 
 def _missing(wave: Wave, found: WaveVerdict, *, added: int, soaked: bool) -> str:

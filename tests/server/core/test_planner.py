@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from holdfast_server.core.plan import Gate, Member, Plan
 from holdfast_server.core.planner import plan
+from holdfast_server.core.verdict import DeviceEvidence, judge_wave
 from holdfast_shared import selector
 from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
+from holdfast_shared.judgement import Verdict
 from holdfast_shared.wire.assignment import Requests, TimeSpan, Windows
 from holdfast_shared.wire.command import GatePlan, RolloutPlan, WavePlan
 from holdfast_shared.wire.release import Guardrail
@@ -53,6 +55,23 @@ def test_one_device_is_a_fleet_of_one_wave() -> None:
     found = planned(asked(), [member("alone", "eu-west")])
     assert [(wave.share, wave.devices, wave.devices_min) for wave in found.waves] == [(10_000, 1, 1)]
     assert found.notes
+
+
+@pytest.mark.parametrize(("count", "alone"), [(1, True), (2, False)])
+def test_a_wave_that_one_device_alone_can_halt_says_so(count: int, alone: bool) -> None:
+    """As the verdict has it."""
+    members = [member(f"d-{n}", "eu-west") for n in range(count)]
+    found = planned(asked(devices_min=1, waves=(WavePlan(share=10_000),)), members)
+    assert ("wave 1 has fewer than 2 devices: one device alone that fails halts the rollout" in found.notes) is alone
+    told = [
+        DeviceEvidence(
+            device=one.device, kind="real", in_wave=True, added=True, online=True, serving=True,
+            failure="guardrail-null-rate" if one is members[0] else "",
+        )
+        for one in members
+    ]  # fmt: skip
+    verdict = judge_wave(found.waves[0], (), told, soaked=True).verdict
+    assert (verdict is Verdict.FAIL) is alone
 
 
 def test_waves_that_add_no_device_are_left_out() -> None:
