@@ -27,6 +27,11 @@ from holdfast_shared.wire.command import LIFETIME_MAX_S, Approve, Rollback
 )
 @click.option("--to-environment", metavar="ENVIRONMENT", help="Which other. Default: the one it ran in before.")
 @click.option(
+    "--every-version",
+    is_flag=True,
+    help="With --environment: no version of PIPELINE runs in it there any more; each goes on in another.",
+)
+@click.option(
     "--approve-key",
     type=click.Path(path_type=Path, dir_okay=False),
     help="A second person's key: their approval travels along, and the rollback starts at once.",
@@ -53,6 +58,7 @@ def rollback(session: Session, /, pipeline: str, version: str, **told: Any) -> N
     Examples:
       holdfast rollback digits 1.3.0 --segment region=eu-west --reason "wrong totals at two shops" --key anna.pem
       holdfast rollback digits 1.3.0 --environment onnx-cpu@1.1.0 --reason "slower on every camera" --key anna.pem
+      holdfast rollback digits 1.3.0 --environment onnx-cpu@1.1.0 --every-version --reason "leaks" --key anna.pem
       holdfast approve rb-1 --key ben.pem
     """
     act = signed_command.checked(
@@ -64,6 +70,7 @@ def rollback(session: Session, /, pipeline: str, version: str, **told: Any) -> N
         to=told["to"],
         environment=told["environment"],
         to_environment=told["to_environment"],
+        every_version=told["every_version"],
     )
     if told["mqtt"] and told["file"]:
         raise Malformed("it is either sent or written", field="--output", next_step="leave out --mqtt or --output")
@@ -145,6 +152,11 @@ def _show(session: Session, item: Any) -> None:
             *(
                 [("environment", f"{output.short(item['environment'])} → {output.short(item['to_environment'])}")]
                 if item.get("environment")
+                else []
+            ),
+            *(
+                [("from every version", ", ".join([item["version"], *(one["version"] for one in item["also"])]))]
+                if item.get("every_version")
                 else []
             ),
             ("from", signed_command.segment_text(item["segment"])),

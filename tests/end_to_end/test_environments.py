@@ -11,6 +11,7 @@ import pytest
 
 import worker_wheel
 from demonstration.digits import PIPELINE
+from demonstration.processes import Missed
 from holdfast_shared.assign import Target
 from support import digits_models, wheels
 from support.small_fleet import SmallFleet, device, files_of, small_fleet
@@ -51,7 +52,9 @@ def environments(fleet: SmallFleet) -> Named:
         digests.append(str(fleet.operator.run("mira", "environment", "publish", str(folder))["digest"]))
     named = Named(*digests)
     fleet.publish(
-        VERSION, digits_models.trained(), description=f'"Of a test."\nenvironments = ["{named.old}", "{named.new}"]'
+        VERSION,
+        digits_models.trained(),
+        description=f'"Of a test."\nenvironments = ["{named.old}", "{named.new}", "system"]',
     )
     return named
 
@@ -121,3 +124,25 @@ def test_the_environment_alone_goes_forward_and_back(fleet: SmallFleet, environm
     assert files_of(fleet.layout(CAMERA).root / "blobs").items() <= files.items(), "nothing was fetched"
     told = [event.code for event in fleet.events(CAMERA, "rolled_back")]
     assert told == ["condemned"]
+
+
+def test_an_environment_that_nothing_may_run_in_is_left(fleet: SmallFleet, environments: Named) -> None:
+    """Condemned without a release, for this version and each to come; this one goes on in the device's own."""
+    before = serving(fleet)
+    assert before.environment == environments.old
+    bad = ("--environment", "onnx-cpu@1.0.0")
+    with fleet.application() as applications:
+        done = fleet.operator.run(
+            "anna", "rollback", PIPELINE, VERSION, *bad, "--every-version", "--reason", "leaks",
+            "--approve-key", str(fleet.provisioned.key("ben")),
+        )  # fmt: skip
+        assert (done["every_version"], done["to_environment"]) == (True, "system")
+        fleet.seen("it is out of it", lambda: serving(fleet).environment == "system")
+        fleet.seen("it says so", lambda: fleet.server.get("rollbacks", done["id"])["devices_back"] == 1)
+        fleet.more_requests(applications[0], 10)
+    assert serving(fleet).release == before.release
+    assert not [failure for application in applications for failure in application.failures]
+    assert [event.code for event in fleet.events(CAMERA, "rolled_back")][-1] == "condemned"
+    fleet.publish("1.1.0", digits_models.trained(), description=f'"Of a test."\nenvironments = ["{environments.old}"]')
+    with pytest.raises(Missed, match="condemned"):
+        fleet.operator.run("anna", "rollout", "plan", PIPELINE, "1.1.0", "--wave", "100%", *WATCHED)

@@ -261,6 +261,20 @@ DOCUMENTS: Final[dict[str, Any]] = {
             pipeline="digits", version="1.2.0", reason="unfair", to="1.1.0", segment=SEGMENT, environment="system"
         ),
     ),
+    "command-1-rollback-of-an-environment": command.Command(
+        fleet="demo",
+        id="0" * 32,
+        issued_at=1,
+        not_after=2,
+        act=command.Rollback(
+            pipeline="digits",
+            version="1.2.0",
+            reason="leaks",
+            environment="onnx-cpu@1.1.0",
+            to_environment="system",
+            every_version=True,
+        ),
+    ),
     "environment-1": environment.Environment(
         name="onnx-cpu",
         version="1.2.0",

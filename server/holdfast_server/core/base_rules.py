@@ -67,19 +67,22 @@ def folded(rules: Sequence[BaseRule], plan: Plan) -> tuple[BaseRule, ...]:
 
 
 def taken_back(
-    rules: Sequence[BaseRule], segment: Match, taken: Taken, to: ReleaseIn, *, cause: str
+    rules: Sequence[BaseRule], segment: Match, taken: Taken, goals: Sequence[ReleaseIn], *, cause: str
 ) -> tuple[BaseRule, ...]:
-    """After what was `taken` back from `segment`: exactly the devices that had it as base there have `to`.
+    """After what was `taken` back from `segment`: exactly the devices that had it as base there have the first of `goals`.
 
-    A device of the segment with another base is not moved. Where it is nobody's base, it was on its way by a
-    rollout, and `to` becomes the segment's base only if it is not that already.
+    Where only an environment is taken back, a release goes on as the goal that is of it. A device of the segment with another
+    base is not moved. Where it is nobody's base, it was on its way by a rollout, and the first goal becomes the segment's base
+    only if it is not that already.
     """
+    first = goals[0]
     changed: list[BaseRule] = []
     found = False
     for rule in rules:
         both = conjunction(segment, rule.match)
         if both is not None and taken.holds(rule.release):
             found = True
+            to = next((one for one in goals if one.digest == rule.release.digest), first)
             changed.append(
                 BaseRule(
                     match=both,
@@ -91,8 +94,8 @@ def taken_back(
                 )
             )
         changed.append(rule)
-    if not found and {one.key for one in releases_in(rules, segment)} != {to.key}:
-        changed.insert(0, BaseRule(match=segment, release=to, cause=cause, standby=release_for(rules, segment)))
+    if not found and {one.key for one in releases_in(rules, segment)} != {first.key}:
+        changed.insert(0, BaseRule(match=segment, release=first, cause=cause, standby=release_for(rules, segment)))
     return tidied(changed)
 
 

@@ -32,18 +32,37 @@ class ReleaseIn(ReleaseRef, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken back: a release wherever it runs, or, with `environment`, only in that one."""
+    """What is taken back: a release wherever it runs; with `environment`, only in that one; without a release, whatever runs in
+    that environment.
+    """
 
-    release: ReleaseRef
+    release: ReleaseRef | None
     environment: str | None = None
 
     def holds(self, one: ReleaseIn) -> bool:
-        return one.is_of(self.release.digest, self.environment)
+        return (self.release is None or one.digest == self.release.digest) and self.environment in (
+            None,
+            one.environment,
+        )
+
+    def includes(self, other: Taken) -> bool:
+        """Whether all that `other` holds is held."""
+        return (
+            self.release is None or (other.release is not None and other.release.digest == self.release.digest)
+        ) and (self.environment in (None, other.environment))
 
     @property
     def mark(self) -> str:
-        """What a device that serves it is told by: see `mark_of`."""
-        return self.release.digest if self.environment is None else f"{self.release.digest}@{self.environment}"
+        """What a device that serves it is told by, as in `returning.Said`."""
+        digest = "" if self.release is None else self.release.digest
+        return digest if self.environment is None else f"{digest}@{self.environment}"
+
+    @property
+    def words(self) -> str:
+        """As people are told of it."""
+        if self.release is None:
+            return f"environment {self.environment}"
+        return self.release.version if self.environment is None else f"{self.release.version} in {self.environment}"
 
 
 def in_environment(release: ReleaseRef, environment: str) -> ReleaseIn:

@@ -32,7 +32,8 @@ class Signers(msgspec.Struct, frozen=True, kw_only=True):
 
 class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     """`request` is the digest of the signed payload: an approval is of exactly these bytes. `environment`: it alone is taken
-    back, and the release goes on in another; None: the release, wherever it runs.
+    back, and the release goes on in another; None: the release, wherever it runs. With `every_version`, the environment is
+    taken back from whatever runs in it, and `also` is where the other releases of the segment go on.
     """
 
     id: str
@@ -45,6 +46,8 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: int
     to: ReleaseIn
     environment: str | None = None
+    every_version: bool = False
+    also: tuple[ReleaseIn, ...] = ()
     state: State = State.WAITING
     approved_by: str = ""
     why: str = ""
@@ -54,7 +57,7 @@ class Rollback(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def taken(self) -> Taken:
-        return Taken(release=self.release, environment=self.environment)
+        return Taken(release=None if self.every_version else self.release, environment=self.environment)
 
 
 def requester(signers: Signers) -> str:

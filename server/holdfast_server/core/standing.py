@@ -20,11 +20,13 @@ from holdfast_shared.wire.release import Release
 
 
 class Condemnation(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that may not run in a segment; with `environment`, only the pair may not. It stays until it is retired."""
+    """A release that may not run in a segment; with `environment`, only the pair may not; without a release, nothing may run in
+    that environment there. It stays until it is retired.
+    """
 
     incident: str
     match: Match
-    release: ReleaseRef
+    release: ReleaseRef | None
     environment: str | None = None
 
     @property
@@ -75,9 +77,9 @@ def check_free(standing: Standing, plan: Plan) -> None:
     condemned = standing.condemnation_of(plan.release, plan.segment)
     if condemned is not None:
         raise Conflict(
-            f"{plan.release.version} is condemned for {selector.written(condemned.match)} by {condemned.incident}",
+            f"{condemned.taken.words} is condemned for {selector.written(condemned.match)} by {condemned.incident}",
             field="version",
-            next_step="publish a corrected version, or choose other devices",
+            next_step="publish a corrected version, or choose another environment or other devices",
             code="condemned",
         )
     for rule in standing.base:
@@ -131,20 +133,22 @@ def _condemnation(standing: Standing, plan: Plan, incident: str) -> Condemnation
 def after_rollback(standing: Standing, rollback: Rollback, now: Moment) -> tuple[Standing, tuple[Step, ...]]:
     """What stands once the rollback is accepted, and what it does to rollouts of the same release."""
     steps: list[Step] = []
+    taken = rollback.taken
     entry = Condemnation(
-        incident=rollback.id, match=rollback.segment, release=rollback.release, environment=rollback.environment
+        incident=rollback.id, match=rollback.segment, release=taken.release, environment=taken.environment
     )
+    goals = (rollback.to, *rollback.also)
     changed = Standing(
-        base=taken_back(standing.base, rollback.segment, rollback.taken, rollback.to, cause=rollback.id),
+        base=taken_back(standing.base, rollback.segment, taken, goals, cause=rollback.id),
         condemned=_with(standing.condemned, entry),
         rollouts=standing.rollouts,
     )
     for one in standing.rollouts:
-        if rollback.taken.holds(one.plan.release) and not selector.disjoint(one.plan.segment, rollback.segment):
+        if taken.holds(one.plan.release) and not selector.disjoint(one.plan.segment, rollback.segment):
             whole = covers(rollback.segment, one.plan.segment)
-            taken = machine.step(one, machine.TakenBack(rollback=rollback.id, whole=whole), now)
-            steps.append(taken)
-            changed = after_step(changed, taken)
+            step = machine.step(one, machine.TakenBack(rollback=rollback.id, whole=whole), now)
+            steps.append(step)
+            changed = after_step(changed, step)
     return changed, tuple(steps)
 
 
@@ -174,7 +178,7 @@ def destination(standing: Standing, segment: Match, taken: Taken, to: ReleaseIn 
     condemned = standing.condemnation_of(to, segment)
     if condemned is not None:
         raise Conflict(
-            f"{to.version} is condemned for {selector.written(condemned.match)} by {condemned.incident}",
+            f"{condemned.taken.words} is condemned for {selector.written(condemned.match)} by {condemned.incident}",
             field="to",
             next_step="name another version",
             code="condemned",
@@ -184,7 +188,7 @@ def destination(standing: Standing, segment: Match, taken: Taken, to: ReleaseIn 
 
 
 def other_environment(
-    standing: Standing, segment: Match, taken: Taken, release: Release, wanted: str | None
+    standing: Standing, segment: Match, pair: ReleaseIn, release: Release, wanted: str | None
 ) -> ReleaseIn:
     """Where a release goes on whose environment is taken back: as asked; else as before; else in the first other it names.
 
@@ -196,11 +200,10 @@ def other_environment(
             field="to_environment",
             next_step=f"name one of {', '.join(release.environments)}",
         )
-    before = [
-        one.environment for one in returns_to(standing.base, segment, taken) if one.digest == taken.release.digest
-    ]
+    taken = Taken(release=pair.ref, environment=pair.environment)
+    before = [one.environment for one in returns_to(standing.base, segment, taken) if one.digest == pair.digest]
     for environment in (wanted,) if wanted is not None else (*before, *release.environments):
-        to = in_environment(taken.release, environment)
+        to = in_environment(pair.ref, environment)
         if wanted is not None or (not taken.holds(to) and standing.condemnation_of(to, segment) is None):
             return to
     raise Malformed(
@@ -216,18 +219,15 @@ def _check_nobody_else_moves(standing: Standing, segment: Match, taken: Taken, t
     if not base or any(taken.holds(one) for one in base) or {one.key for one in base} == {to.key}:
         return
     known = " and ".join(one.version for one in base)
-    version = taken.release.version
     raise Malformed(
-        f"{version} is not what {selector.written(segment)} was given, but {known}: {to.version} would replace that",
+        f"{taken.words} is not what {selector.written(segment)} was given, but {known}: {to.version} would replace that",
         field="to",
-        next_step=f"leave `to` out, or take {base[0].version} back, or choose only devices that serve {version}",
+        next_step=f"leave `to` out, or take {base[0].version} back, or choose only devices that serve {taken.words}",
     )
 
 
 def _with(condemned: Sequence[Condemnation], entry: Condemnation) -> tuple[Condemnation, ...]:
     """The entry last; said already, it is not said twice."""
-    said = (None, entry.environment)
-    same = (one for one in condemned if one.release.digest == entry.release.digest and one.environment in said)
-    if any(covers(one.match, entry.match) for one in same):
+    if any(one.taken.includes(entry.taken) and covers(one.match, entry.match) for one in condemned):
         return tuple(condemned)
     return (*condemned, entry)

@@ -16,6 +16,7 @@ from holdfast_server.audit import decisions
 from holdfast_server.core import planner
 from holdfast_server.core import rollback as rollback_rules
 from holdfast_server.core import rollout as machine
+from holdfast_server.core.base_rules import releases_in
 from holdfast_server.core.compose import check_room
 from holdfast_server.core.release_in import ReleaseIn, Taken, in_environment
 from holdfast_server.core.rollback import Rollback, Signers
@@ -159,16 +160,11 @@ def _rollback(
     people: Signers,
     now: Moment,
 ) -> dict[str, Any]:
-    if act.to_environment is not None and act.environment is None:
-        raise Malformed(
-            "it says where an environment goes back to, and none is taken back",
-            field="to_environment",
-            next_step="name `environment`, or leave it out",
-        )
+    _check_environment_named(act)
     by = rollback_rules.requester(people)
     release, envelope = storage.release(connection, act.pipeline, act.version, field="version")
     environment = storage.environment(connection, act.environment, field="environment")
-    taken = Taken(release=release, environment=environment)
+    taken = Taken(release=None if act.every_version else release, environment=environment)
     check_size(act.segment, field="segment")
     fleet = Fleet()
     fleet.refresh(connection)
@@ -181,7 +177,7 @@ def _rollback(
             next_step="look at: holdfast device list 'SEGMENT'",
         )
     standing = storage.standing(connection, act.pipeline)
-    to = _to(connection, standing, segment, act, taken, envelope)
+    to = _to(connection, standing, segment, act, release, envelope)
     record = Rollback(
         id=_new_id(connection, "b", command_id),
         pipeline=act.pipeline,
@@ -193,6 +189,8 @@ def _rollback(
         requested_at=now.at,
         to=destination(standing, segment, taken, to),
         environment=environment,
+        every_version=act.every_version,
+        also=_also(connection, standing, segment, act, taken, but=release) if act.every_version else (),
     )
     _decide(connection, record, "rollback requested", f"asked for by {by}: {act.reason}", now)
     second = rollback_rules.second_person(people, by)
@@ -203,11 +201,28 @@ def _rollback(
     return views.rollback(connection, record.id)
 
 
+def _check_environment_named(act: wire.Rollback) -> None:
+    """Raises Malformed where something is said of an environment and none is taken back."""
+    if act.environment is None and act.to_environment is not None:
+        raise Malformed(
+            "it says where an environment goes back to, and none is taken back",
+            field="to_environment",
+            next_step="name `environment`, or leave it out",
+        )
+    if act.environment is None and act.every_version:
+        raise Malformed(
+            "it takes an environment back from every version, and names none",
+            field="every_version",
+            next_step="name `environment`, or leave it out",
+        )
+
+
 def _to(
-    connection: Connection, standing: Standing, segment: Match, act: wire.Rollback, taken: Taken, envelope: bytes
+    connection: Connection, standing: Standing, segment: Match, act: wire.Rollback, ref: ReleaseRef, envelope: bytes
 ) -> ReleaseIn | None:
     """Where to, as far as it was said or follows from what was; None: what the segment ran before. Raises HoldfastError."""
-    if taken.environment is not None:
+    environment = storage.environment(connection, act.environment, field="environment")
+    if environment is not None:
         if act.to is not None:
             raise Malformed(
                 "an environment is taken back and the version stays",
@@ -215,18 +230,36 @@ def _to(
                 next_step="say `to_environment`, or leave `environment` out to take the version back",
             )
         release = stored_release(envelope)
-        if taken.environment not in release.environments:
+        if environment not in release.environments:
             raise Malformed(
-                f"{release.version} was not validated in {taken.environment}, so it runs nowhere in it",
+                f"{release.version} was not validated in {environment}, so it runs nowhere in it",
                 field="environment",
                 next_step=f"name one of {', '.join(release.environments)}",
             )
         wanted = storage.environment(connection, act.to_environment, field="to_environment")
-        return other_environment(standing, segment, taken, release, wanted)
+        return other_environment(standing, segment, in_environment(ref, environment), release, wanted)
     if act.to is None:
         return None
     ref, goal = storage.release(connection, act.pipeline, act.to, field="to")
     return _known_good(connection, standing, act.pipeline, ref, stored_release(goal))
+
+
+def _also(
+    connection: Connection, standing: Standing, segment: Match, act: wire.Rollback, taken: Taken, *, but: ReleaseRef
+) -> tuple[ReleaseIn, ...]:
+    """Where the other releases that the segment has in that environment go on: as asked where they can, else as before.
+
+    Raises Malformed when one was validated in no other that may run there.
+    """
+    wanted = storage.environment(connection, act.to_environment, field="to_environment")
+    found = []
+    for one in releases_in(standing.base, segment):
+        if taken.holds(one) and one.digest != but.digest:
+            release = stored_release(storage.release(connection, act.pipeline, one.version, field="environment")[1])
+            asked = None if wanted is None else in_environment(one.ref, wanted)
+            may = asked is not None and wanted in release.environments and not standing.condemnation_of(asked, segment)
+            found.append(other_environment(standing, segment, one, release, wanted if may else None))
+    return tuple(found)
 
 
 def _known_good(
@@ -299,7 +332,9 @@ def _decide(connection: Connection, record: Rollback, what: str, why: str, now: 
             "pipeline": record.pipeline,
             "release": record.release,
             "environment": record.environment,
+            "every_version": record.every_version,
             "to": record.to,
+            "also": record.also,
             "segment": selector.written(record.segment),
             "request": record.request,
             "devices": record.returning.devices,

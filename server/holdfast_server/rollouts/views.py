@@ -136,6 +136,8 @@ def _rollback(record: Rollback) -> dict[str, Any]:
         "to": record.to.version,
         "environment": record.environment,
         "to_environment": record.to.environment,
+        "every_version": record.every_version,
+        "also": [{"version": one.version, "environment": one.environment} for one in record.also],
         "segment": selector.written(record.segment),
         "reason": record.reason,
         "state": str(record.state),

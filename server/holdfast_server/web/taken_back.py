@@ -12,12 +12,15 @@ SHOWN_MAX: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """`authority` is `automatic` or `manual`; `back` of `before` devices have returned, where that is known."""
+    """`authority` is `automatic` or `manual`; `back` of `before` devices have returned, where that is known. `environment`
+    says in words which one was left, where the release was not.
+    """
 
     id: str
     pipeline: str
     version: str
     to: str
+    environment: str
     segment: str
     why: str
     authority: str
@@ -46,6 +49,7 @@ def _rollback(one: Any) -> Entry:
         pipeline=one["pipeline"],
         version=words.version_of(one.get("version") or one.get("release")),
         to=words.version_of(one.get("to")),
+        environment=_environment(one),
         segment=words.segment(one["segment"]),
         why=one["reason"],
         authority="manual",
@@ -57,12 +61,23 @@ def _rollback(one: Any) -> Entry:
     )
 
 
+def _environment(one: Any) -> str:
+    if not one.get("environment"):
+        return ""
+    left = f"environment {words.digest(one['environment'])} → {words.digest(one.get('to_environment'))}"
+    others = ", ".join(other["version"] for other in one.get("also", ()))
+    if not one.get("every_version"):
+        return left
+    return f"{left}, left by every version" + (f": also by {others}" if others else "")
+
+
 def _halt(one: Any) -> Entry:
     return Entry(
         id=one["id"],
         pipeline=one["pipeline"],
         version=words.version_of(one["release"]),
         to=words.version_of(one.get("previous")),
+        environment="",
         segment=words.segment(one["segment"]),
         why=one.get("cause") or "",
         authority="automatic",

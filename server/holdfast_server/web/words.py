@@ -8,6 +8,7 @@ import msgspec
 
 from holdfast_shared import selector
 
+_DIGEST_SHOWN: Final = 19  # `sha256:` and twelve digits
 METRICS: Final = {
     "latency_ms_p99": "p99 latency",
     "error_rate": "errors",
@@ -27,6 +28,11 @@ def segment(value: Any) -> str:
     """A segment as people write it, whichever way the API gives it."""
     text = value if isinstance(value, str) else selector.written(msgspec.convert(value, tuple[selector.Term, ...]))
     return "whole fleet" if text == "*" else text
+
+
+def digest(value: Any) -> str:
+    """Of a digest, as much as people compare by eye."""
+    return str(value or "")[:_DIGEST_SHOWN]
 
 
 def version_of(release: Any) -> str:

@@ -105,7 +105,8 @@ class Rollback(
     """Take `version` back from `segment`, to `to`. With one signature it waits for `approve`; with two it acts.
 
     With `environment`, only that is left: the same version goes on in `to_environment` (None: in what the segment ran it in
-    before, else in the first other that it names). Both are `system`, a digest, or `<name>@<version>`.
+    before, else in the first other that it names). Both are `system`, a digest, or `<name>@<version>`. With `every_version`, no
+    version of the pipeline runs in it there any more: each that did goes on in another that it names.
     """
 
     pipeline: NameField
@@ -115,6 +116,7 @@ class Rollback(
     segment: Selector = ()
     environment: EnvironmentName | None = None
     to_environment: EnvironmentName | None = None
+    every_version: bool = False
 
 
 class Approve(msgspec.Struct, frozen=True, kw_only=True, tag_field="verb", tag="approve", forbid_unknown_fields=True):

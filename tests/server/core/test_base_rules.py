@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast_server.core.base_rules import BaseRule, release_for, taken_back, tidied
+from holdfast_server.core.release_in import Taken, in_environment
 from holdfast_server.core.rollout import Moment
 from holdfast_server.core.standing import Condemnation, Standing, destination
 from holdfast_shared import selector
@@ -63,8 +64,44 @@ def test_what_is_wholly_covered_is_dropped(rules: list[BaseRule], kept: list[str
 def test_a_rollback_changes_the_base_of_those_that_had_the_release(
     base: list[BaseRule], segment: str, version: str, to: str, after: list[str]
 ) -> None:
-    found = taken_back(base, selector.parse(segment), taken(version), placed(to), cause="b-1")
+    found = taken_back(base, selector.parse(segment), taken(version), [placed(to)], cause="b-1")
     assert said(found) == after
+
+
+def test_an_environment_that_no_version_may_run_in_is_left_by_each_for_its_own() -> None:
+    """Not by one that runs in another, nor outside of the segment."""
+    bad, good = "sha256:" + "e" * 64, "system"
+    eu, us, de = (in_environment(ref(version), bad) for version in ("1.0.0", "1.1.0", "1.2.0"))
+    base = [
+        BaseRule(match=selector.parse("region=eu"), release=eu, cause="r"),
+        BaseRule(match=selector.parse("region=us"), release=us, cause="r"),
+        BaseRule(match=selector.parse("region=de"), release=de, cause="r"),
+        BaseRule(match=(), release=placed("0.9.0"), cause="r"),
+    ]
+    segment = selector.parse("region in (eu, us, jp)")
+    goals = [in_environment(one.ref, good) for one in (eu, us)]
+    found = taken_back(base, segment, Taken(release=None, environment=bad), goals, cause="b-1")
+    assert [(selector.written(one.match), one.release.version, one.release.environment) for one in found] == [
+        ("region=eu", "1.0.0", good),
+        ("region=us", "1.1.0", good),
+        ("region=de", "1.2.0", bad),
+        ("*", "0.9.0", good),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "includes"),
+    [
+        (Taken(release=None, environment="a"), Taken(release=ref("1.0.0"), environment="a"), True),
+        (Taken(release=None, environment="a"), Taken(release=ref("1.0.0"), environment="b"), False),
+        (Taken(release=None, environment="a"), Taken(release=ref("1.0.0")), False),
+        (Taken(release=ref("1.0.0")), Taken(release=ref("1.0.0"), environment="a"), True),
+        (Taken(release=ref("1.0.0")), Taken(release=None, environment="a"), False),
+        (Taken(release=ref("1.0.0"), environment="a"), Taken(release=ref("1.0.0")), False),
+    ],
+)
+def test_a_condemnation_is_not_said_twice(wide: Taken, narrow: Taken, includes: bool) -> None:
+    assert wide.includes(narrow) is includes
 
 
 def test_the_release_of_a_segment_is_one_or_none() -> None:

@@ -143,6 +143,50 @@ def test_a_rollback_of_the_version_takes_it_back_from_every_environment(bench: T
             bench.plan("1.0.0", environment=environment)
 
 
+def test_an_environment_taken_back_from_every_version_runs_nothing_there(bench: Two) -> None:
+    """Each version goes on in another that it names; what never ran there yet may not go there either."""
+    bench.publish("1.1.0", "1.2.0", environments=(bench.old, bench.new, "system"))
+    bench.move("1.0.0", segment=selector.parse("region=us-east"))
+    bench.move("1.1.0", segment=EU)
+    done = bench.roll_back("1.0.0", (), "ann", "bob", environment="onnx@1.0.0", every_version=True)
+    assert (done["every_version"], done["to_environment"]) == (True, bench.new)
+    assert done["also"] == [{"version": "1.1.0", "environment": bench.new}]
+    condemned = {(one.release, one.environment) for each in bench.documents().values() for one in each.condemned}
+    assert condemned == {(None, bench.old)}
+    for _ in range(3):
+        bench.round()
+    assert bench.slots() == {(bench.digests[version], bench.new) for version in ("1.0.0", "1.1.0")}
+    shown = bench.rollback(done["id"])
+    assert shown["devices_back"] == shown["devices_before"] == 20
+    assert ("rollback accepted", done["id"]) in bench.decisions()
+    with pytest.raises(Conflict, match=f"environment {bench.old} is condemned"):
+        bench.plan("1.2.0")
+    bench.move("1.2.0", environment=bench.new)
+
+
+def test_a_rollout_in_an_environment_that_is_taken_back_is_ended(bench: Two) -> None:
+    bench.publish("1.1.0", environments=(bench.new, "system"))
+    bench.move("1.0.0")
+    rollout = bench.start("1.1.0")
+    bench.round()
+    bench.roll_back("1.0.0", (), "ann", "bob", environment=bench.new, to_environment=bench.old, every_version=True)
+    assert bench.rollout(rollout)["state"] == "halted"
+    for _ in range(3):
+        bench.round()
+    assert bench.slots() == {(bench.digest, bench.old)}
+
+
+def test_a_version_that_could_go_on_nowhere_else_keeps_every_environment(bench: Two) -> None:
+    """It is said which, and nothing is changed."""
+    bench.publish("1.1.0", environments=(bench.old,))
+    bench.move("1.0.0", segment=selector.parse("region=us-east"))
+    bench.move("1.1.0", segment=EU)
+    before = bench.documents()
+    with pytest.raises(Malformed, match=r"1\.1\.0 was validated in no other"):
+        bench.roll_back("1.0.0", (), "ann", "bob", environment=bench.old, every_version=True)
+    assert bench.documents() == before
+
+
 @pytest.mark.parametrize(
     ("version", "fields", "kind", "field"),
     [
@@ -164,6 +208,7 @@ def test_a_plan_in_an_environment_that_cannot_be_is_refused(
     [
         ("1.0.0", {"environment": "onnx@9.0.0"}, Missing, "environment"),
         ("1.0.0", {"to_environment": "system"}, Malformed, "to_environment"),
+        ("1.0.0", {"every_version": True}, Malformed, "every_version"),
         ("1.0.0", {"environment": "onnx@1.0.0", "to_environment": "onnx@1.0.0"}, Malformed, "to_environment"),
         ("1.0.0", {"environment": "onnx@1.0.0", "to_environment": "onnx@9.9.9"}, Missing, "to_environment"),
         ("1.0.0", {"environment": "onnx@1.0.0", "to": "2.0.0"}, Malformed, "to"),
