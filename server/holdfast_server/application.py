@@ -14,6 +14,8 @@ from holdfast_server import api, web
 from holdfast_server.api import answers
 from holdfast_server.api.body_limits import BASE, BodyLimits
 from holdfast_server.context import Context
+from holdfast_server.refusals import DATABASE_AWAY
+from holdfast_server.store.database import UNAVAILABLE
 from holdfast_server.web.pages import CONTENT_SECURITY_POLICY
 from holdfast_shared.errors import HoldfastError
 
@@ -46,11 +48,17 @@ def _http_refused(error: HTTPException) -> flask.typing.ResponseReturnValue:
 
 
 def _failed(error: Exception) -> flask.typing.ResponseReturnValue:
-    """A bug, or a database that is away: the log has it all, the answer nothing of it."""
-    log.error("%s %s failed", flask.request.method, flask.request.path[:200], exc_info=error)
+    """A database that is away, or a bug: the log has it all, the answer nothing of it."""
+    where = f"{flask.request.method} {flask.request.path[:200]}"
+    if isinstance(error, UNAVAILABLE):
+        log.warning("%s: the database does not answer: %.300s", where, error)
+        told: HoldfastError = DATABASE_AWAY
+    else:
+        log.error("%s failed", where, exc_info=error)
+        told = answers.INTERNAL
     if _asks_api():
-        return answers.refusal(answers.INTERNAL)
-    return _page(answers.INTERNAL, 500)
+        return answers.refusal(told)
+    return answers.told_when(_page(told, answers.status_of(told)))
 
 
 def _page(error: HoldfastError, status: int) -> flask.Response:

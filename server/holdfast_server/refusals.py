@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from holdfast_shared.errors import HoldfastError
 
 
@@ -17,7 +19,19 @@ class Limited(HoldfastError):
     code = "limit-reached"
 
 
+class DatabaseAway(HoldfastError):
+    """The database does not answer. Its operator must act; it may be repeated later."""
+
+    code = "database-away"
+
+
 class NoSpace(HoldfastError):
     """The server's disk is full. Its operator must act."""
 
     code = "no-space"
+
+
+DATABASE_AWAY: Final = DatabaseAway(
+    "the server's database does not answer, so what was asked may not have been done",
+    next_step="look, and try again in a moment; if it stays so, see that the database runs: the server's log says more",
+)

@@ -16,51 +16,49 @@ from support.services import need_program
 START_DEADLINE_S = 60
 
 
+class Postgres:
+    """An empty database at `url`, which may be stopped and started again. It refuses to run as root: root becomes `postgres`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._control = need_program("pg_ctl", "postgresql")
+        self.url = f"postgresql+psycopg://holdfast@127.0.0.1:{self._port}/postgres"
+        if os.geteuid() == 0:
+            shutil.chown(folder, "postgres", "postgres")
+        self._ask("-o", "--auth=trust --username=holdfast --encoding=UTF8 --no-sync", "init")
+
+    def start(self) -> None:
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._ask("-w", "-t", str(START_DEADLINE_S), "-l", str(self._folder / "log"), "-o", options, "start")
+
+    def stop(self) -> None:
+        """At once: whoever is connected is cut off."""
+        self._ask("-m", "immediate", "-w", "stop")
+
+    def _ask(self, *words: str) -> None:
+        become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        _run([*become, str(self._control), "-D", str(self._folder / "data"), *words])
+
+
 @contextlib.contextmanager
-def running_postgres() -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database. PostgreSQL refuses to run as root, so root becomes `postgres` for it."""
-    control = need_program("pg_ctl", "postgresql")
-    become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+def started_postgres() -> Iterator[Postgres]:
     folder = Path(tempfile.mkdtemp(prefix="holdfast-postgres-"))
     try:
-        if become:
-            shutil.chown(folder, "postgres", "postgres")
-        data = folder / "data"
-        _run(
-            [
-                *become,
-                str(control),
-                "-D",
-                str(data),
-                "-o",
-                "--auth=trust --username=holdfast --encoding=UTF8 --no-sync",
-                "init",
-            ]
-        )
-        port = free_port()
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        _run(
-            [
-                *become,
-                str(control),
-                "-D",
-                str(data),
-                "-w",
-                "-t",
-                str(START_DEADLINE_S),
-                "-l",
-                str(folder / "log"),
-                "-o",
-                options,
-                "start",
-            ]
-        )
+        postgres = Postgres(folder)
+        postgres.start()
         try:
-            yield f"postgresql+psycopg://holdfast@127.0.0.1:{port}/postgres"
+            yield postgres
         finally:
-            _run([*become, str(control), "-D", str(data), "-m", "immediate", "-w", "stop"])
+            postgres.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[str]:
+    """The SQLAlchemy URL of an empty database."""
+    with started_postgres() as postgres:
+        yield postgres.url
 
 
 def _run(command: list[str]) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from holdfast_server.refusals import Limited, NoSpace, TooLarge
+from holdfast_server.refusals import DATABASE_AWAY, DatabaseAway, Limited, NoSpace, TooLarge
 from holdfast_shared.errors import (
     Conflict,
     Damaged,
@@ -29,8 +29,11 @@ _STATUS: Final[dict[type[HoldfastError], int]] = {
     NotSupported: 422,
     Limited: 429,
     Damaged: 500,
+    DatabaseAway: 503,
     NoSpace: 507,
 }
+# A database that was restarted answers again within seconds; a fleet that asks again must not hinder it.
+RETRY_AFTER_S: Final = 10
 _OTHER_REFUSAL: Final = 400
 _INTERNAL: Final = 500
 # Of what HTTP itself refuses, the words for those that people meet.
@@ -42,6 +45,7 @@ _HTTP: Final = {
 INTERNAL: Final = HoldfastError(
     "the server failed", code="internal", next_step="try again; if it stays so, read the server's log"
 )
+_NOT_THE_BODY: Final = (INTERNAL, DATABASE_AWAY)
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -54,9 +58,16 @@ def answer(value: Any, status: int = 200) -> Response:
 
 def refusal(error: HoldfastError) -> Response:
     """The answer to whoever must act. What is wrong with a body as a whole is about the field `body`."""
-    field = error.field or ("body" if request.method in ("POST", "PUT") and error is not INTERNAL else "")
+    field = error.field or ("body" if request.method in ("POST", "PUT") and error not in _NOT_THE_BODY else "")
     told = {"code": error.code, "field": field, "message": error.message, "next": error.next_step}
-    return answer({"error": told}, status_of(error))
+    return told_when(answer({"error": told}, status_of(error)))
+
+
+def told_when(response: Response) -> Response:
+    """With when to come again, where that helps."""
+    if response.status_code == _STATUS[DatabaseAway]:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response
 
 
 def status_of(error: HoldfastError) -> int:

@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from holdfast_server import command_door
 from holdfast_server.ingest.tally import Tally
-from holdfast_server.refusals import Limited
+from holdfast_server.refusals import DATABASE_AWAY, Limited
 from holdfast_server.rollouts.context import Context
+from holdfast_server.store.database import UNAVAILABLE
 from holdfast_shared import strict_json
 from holdfast_shared.errors import HoldfastError
 
@@ -72,6 +73,9 @@ class CommandDesk:
         except HoldfastError as refusal:
             self._tally.dropped(f"command-{refusal.code}", source=asked.verb, why=str(refusal))
             return failure(refusal)
+        except UNAVAILABLE as error:
+            log.warning("a command could not be carried out, the database is away: %.300s", error)
+            return failure(DATABASE_AWAY)
         except Exception:  # a bug of ours: whoever asked is told that much
             log.exception("a command failed")
             return failure(

@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from sqlalchemy import select
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 
 from holdfast_server.ingest import floors, presence, reading, recording
 from holdfast_server.ingest.tally import Tally
 from holdfast_server.rollouts.context import Context
+from holdfast_server.store.database import UNAVAILABLE
 from holdfast_server.store.schema import memberships
 from holdfast_shared.errors import HoldfastError, Missing
 from holdfast_shared.signing import PublicKey
@@ -43,7 +43,6 @@ RETRY_S: Final = 1.0
 LOOK_S: Final = 0.2
 # A device that invents orders makes us issue documents anew: not more often than this.
 RENEW_GAP_S: Final = 10.0
-_UNAVAILABLE: Final = (OperationalError, InterfaceError, InternalError)
 
 log: Final = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class Intake:
             try:
                 self._store(self._believed(batch))
                 break
-            except _UNAVAILABLE as error:
+            except UNAVAILABLE as error:
                 log.warning("the database takes nothing in, trying again: %.300s", error)
                 stop.wait(RETRY_S)
         else:
@@ -160,7 +159,7 @@ class Intake:
             return
         try:
             recorded = self._record(believed)
-        except _UNAVAILABLE:
+        except UNAVAILABLE:
             raise
         except Exception as error:  # one report of many; which one, the halves tell
             if len(believed) > 1:
@@ -191,7 +190,7 @@ class Intake:
         self._renew_wanted, self._renewed_at = False, time.monotonic()
         try:
             floors.renew(self._context)
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             self._renew_wanted = True
             log.warning("the database is away; documents are issued again later: %.300s", error)
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, select
 
 from holdfast_server.registry.blobs import BlobStore
 from holdfast_server.store import changes
-from holdfast_server.store.database import Database
+from holdfast_server.store.database import UNAVAILABLE, Database
 from holdfast_server.store.schema import release_blobs, transfers
 from holdfast_server.store.upsert import insert_into
 from holdfast_shared.errors import Malformed, Missing
@@ -86,7 +86,10 @@ class TransferBuilder:
                 if published != seen:
                     self.build_missing(stop)
                     seen = published
-            except Exception:  # a full disk, a database that is away: nothing depends on it, and it is tried again
+            except UNAVAILABLE as error:
+                log.warning("the database is away; blobs are compressed when it is back: %.300s", error)
+                stop.wait(AFTER_FAULT_S)
+            except Exception:  # a full disk: nothing depends on it, and it is tried again
                 log.exception("compressing blobs failed")
                 stop.wait(AFTER_FAULT_S)
 

@@ -29,6 +29,7 @@ from holdfast_server.rollouts.enactment import enact_step, recompose_all
 from holdfast_server.rollouts.evidence import Evidence
 from holdfast_server.rollouts.fleet import Fleet
 from holdfast_server.store import changes
+from holdfast_server.store.database import UNAVAILABLE
 from holdfast_shared import selector
 
 # With nothing new: deadlines and soaks are still looked at. With much new: no more looks than this, on a shared core.
@@ -74,6 +75,9 @@ class Scheduler:
         while not stop.wait(GAP_S):
             try:
                 self.tick()
+            except UNAVAILABLE as error:
+                log.warning("the database is away; the rollouts are looked at when it is back: %.300s", error)
+                stop.wait(_AFTER_FAULT_S)
             except Exception:  # a bug; nobody else would drive the rollouts
                 log.exception("a look at the rollouts failed")
                 stop.wait(_AFTER_FAULT_S)

@@ -15,13 +15,18 @@ from typing import Any, Final
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError
 
 from holdfast_shared.errors import Malformed
 
 BUSY_TIMEOUT_MS: Final = 10_000
 # Threads of the web server, and the few of ingest, outbox and scheduler: none ever waits for a connection.
 CONNECTIONS_MAX: Final = 48
+# What is raised while it is away, or cannot write: nobody's fault who asked. It may be asked again.
+UNAVAILABLE: Final = (OperationalError, InterfaceError, InternalError)
+# A PostgreSQL whose machine is gone answers nothing at all: whoever asks is not kept longer than this.
+CONNECT_S: Final = 5
+SILENCE_S: Final = 15
 _BEGIN: Final = "holdfast_begin"
 _WRITER_LOCK: Final = 0x686F6C64  # "hold": the one advisory lock of writers
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -108,7 +113,10 @@ def parse_url(url: str) -> URL:
 
 
 def _engine(url: URL) -> Engine:
-    engine = create_engine(url, pool_size=CONNECTIONS_MAX, max_overflow=0)
+    patience = {"connect_timeout": CONNECT_S, "tcp_user_timeout": SILENCE_S * 1000}
+    told = {name: value for name, value in patience.items() if name not in url.query}
+    arguments = told if url.get_backend_name() == "postgresql" else {}
+    engine = create_engine(url, pool_size=CONNECTIONS_MAX, max_overflow=0, connect_args=arguments)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
