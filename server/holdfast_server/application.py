@@ -14,6 +14,7 @@ from holdfast_server import api, web
 from holdfast_server.api import answers
 from holdfast_server.api.body_limits import BASE, BodyLimits
 from holdfast_server.context import Context
+from holdfast_server.ingest.tally import Tally
 from holdfast_server.refusals import DATABASE_AWAY
 from holdfast_server.store.database import UNAVAILABLE
 from holdfast_server.web.pages import CONTENT_SECURITY_POLICY
@@ -26,13 +27,17 @@ log: Final = logging.getLogger(__name__)
 
 
 def create(
-    context: Context, broker_connected: Callable[[], bool], *, stopping: threading.Event | None = None
+    context: Context,
+    broker_connected: Callable[[], bool],
+    *,
+    tally: Tally | None = None,
+    stopping: threading.Event | None = None,
 ) -> flask.Flask:
-    """The application over `context`. Open event streams end once `stopping` is set."""
+    """The application over `context`; `tally`: of what devices say. Open event streams end once `stopping` is set."""
     app = flask.Flask("holdfast_server", static_folder=None, template_folder=None)
     app.config["TRUSTED_HOSTS"] = list(HOSTS)
     app.url_map.strict_slashes = True
-    reads = api.Reads(context, broker_connected)
+    reads = api.Reads(context, broker_connected, tally)
     limits = BodyLimits(context.registry.expected_size)
     app.register_blueprint(api.blueprint(context, reads, limits, stopping or threading.Event()))
     app.register_blueprint(web.blueprint(reads))

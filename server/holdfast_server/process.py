@@ -108,7 +108,7 @@ def _migrate(database: Database) -> None:
 
 def _serve(context: Context, options: Options, address: Address, stop: threading.Event) -> None:
     session = BrokerSession(context, options.mqtt)
-    app = application.create(context, lambda: session.connected, stopping=stop)
+    app = application.create(context, lambda: session.connected, tally=session.intake.tally, stopping=stop)
     server = WebServer(app, address, BodyLimits(context.registry.expected_size).of)
     scheduler = Scheduler(context)
     builder = TransferBuilder(context.database, context.registry.blobs)

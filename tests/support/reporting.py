@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy import URL, select, text
 
 from holdfast_server import clock
 from holdfast_server.core.rollout import Moment
+from holdfast_server.ingest.intake import Arrived, Intake
 from holdfast_server.store import outbox, schema
 from holdfast_server.store.database import Database, parse_url, sqlite_url
 from holdfast_server.store.outbox import Director, Stored
@@ -84,6 +86,36 @@ def postgres_ground(url: str) -> Iterator[Ground]:
         with whole.write() as connection:
             connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
         whole.close()
+
+
+class Feed:
+    """An intake that is fed and awaited: `take` returns once everything offered was acknowledged."""
+
+    def __init__(self, ground: Ground, intake: Intake | None = None) -> None:
+        self.intake = intake if intake is not None else Intake(ground)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.intake.run, args=(self._stop,))
+        self.acknowledged: list[int] = []
+
+    def __enter__(self) -> Feed:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+        assert not self._thread.is_alive()
+
+    def take(self, *messages: tuple[str, bytes], kind: Any = "health") -> None:
+        left = threading.Semaphore(0)
+        for device, payload in messages:
+            assert self.intake.offer(Arrived(device, kind, payload, left.release))
+        for _ in messages:
+            assert left.acquire(timeout=30)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.intake.tally.counts()
 
 
 class Reporter:

@@ -60,6 +60,7 @@ class ShownFleet:
             "version": "0.1.0",
             "now": NOW,
             "broker_connected": True,
+            "over_quota": {},
             "devices": len(self.device_list),
         }
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, func, select
 from holdfast_server.audit import decisions
 from holdfast_server.context import Context
 from holdfast_server.core.segments import check_known
+from holdfast_server.ingest.tally import Tally
 from holdfast_server.registry import catalogue
 from holdfast_server.rollouts import views
 from holdfast_server.store import devices, outbox
@@ -26,9 +27,10 @@ from holdfast_shared.wire.report import PipelineReport, SlotReport
 class Reads:
     """Each may be repeated, reads one snapshot, and changes nothing."""
 
-    def __init__(self, context: Context, broker_connected: Callable[[], bool]) -> None:
+    def __init__(self, context: Context, broker_connected: Callable[[], bool], tally: Tally | None = None) -> None:
         self._context = context
         self._broker_connected = broker_connected
+        self._tally = tally if tally is not None else Tally()
 
     def status(self) -> Any:
         with self._context.database.read() as connection:
@@ -39,6 +41,8 @@ class Reads:
             "now": self._now(),
             "broker_connected": self._broker_connected(),
             "devices": count,
+            "reports": self._tally.counts(),
+            "over_quota": self._tally.flooding(),
         }
 
     def fleet(self) -> Any:

@@ -18,7 +18,9 @@ from typing import Final, Literal, NamedTuple
 from sqlalchemy import select
 
 from holdfast_server.ingest import floors, presence, reading, recording
-from holdfast_server.ingest.tally import Tally
+from holdfast_server.ingest.quota import PER_MINUTE, Quota
+from holdfast_server.ingest.tally import OVER_QUOTA, Tally
+from holdfast_server.refusals import Limited
 from holdfast_server.rollouts.context import Context
 from holdfast_server.store.database import UNAVAILABLE
 from holdfast_server.store.schema import memberships
@@ -65,8 +67,9 @@ class _Believed(NamedTuple):
 class Intake:
     """`offer` from any thread; `run` on one."""
 
-    def __init__(self, context: Context, tally: Tally | None = None) -> None:
+    def __init__(self, context: Context, tally: Tally | None = None, quota: Quota | None = None) -> None:
         self.tally = tally if tally is not None else Tally()
+        self._quota = quota if quota is not None else Quota()
         self._context = context
         self._waiting: queue.Queue[Arrived] = queue.Queue(maxsize=QUEUE_MAX)
         self._renew_wanted = False
@@ -110,9 +113,12 @@ class Intake:
 
     def _take_in(self, batch: Sequence[Arrived], stop: threading.Event) -> None:
         """Until it is stored: a database that is away comes back. Then acknowledge, the dropped ones too."""
+        believed: list[_Believed] | None = None
         while not stop.is_set():
             try:
-                self._store(self._believed(batch))
+                if believed is None:  # once: what is dropped or charged is so only once
+                    believed = self._believed(batch)
+                self._store(believed)
                 break
             except UNAVAILABLE as error:
                 log.warning("the database takes nothing in, trying again: %.300s", error)
@@ -138,6 +144,19 @@ class Intake:
         return found
 
     def _believe(self, arrived: Arrived, key: str | None) -> _Believed:
+        """Verified, and within the device's quota. Raises HoldfastError."""
+        now_s = time.monotonic()
+        if self._quota.used_up(arrived.device, now_s):  # asked first: it is not worth a verification
+            raise Limited(
+                f"it said more than {PER_MINUTE} things a minute after it had used up what it had saved",
+                code=OVER_QUOTA,
+                next_step="look at what makes it report so often",
+            )
+        believed = self._read(arrived, key)
+        self._quota.charge(arrived.device, now_s)
+        return believed
+
+    def _read(self, arrived: Arrived, key: str | None) -> _Believed:
         if key is None:
             raise Missing(
                 "it is not enrolled here", field="device", code="unknown-device", next_step="holdfast device enrol"

@@ -25,6 +25,7 @@ from holdfast_shared.wire.report import AcceptedDocument, DriftCounts, Report
 from support.reporting import (
     PIPELINE,
     REGION,
+    Feed,
     Ground,
     Reporter,
     event,
@@ -50,36 +51,6 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
 def sqlite(tmp_path: Path) -> Iterator[Ground]:
     with sqlite_ground(tmp_path) as made:
         yield made
-
-
-class Feed:
-    """An intake that is fed and awaited: `take` returns once everything offered was acknowledged."""
-
-    def __init__(self, ground: Ground) -> None:
-        self.intake = Intake(ground)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self.intake.run, args=(self._stop,))
-        self.acknowledged: list[int] = []
-
-    def __enter__(self) -> Feed:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
-        assert not self._thread.is_alive()
-
-    def take(self, *messages: tuple[str, bytes], kind: Any = "health") -> None:
-        left = threading.Semaphore(0)
-        for device, payload in messages:
-            assert self.intake.offer(Arrived(device, kind, payload, left.release))
-        for _ in messages:
-            assert left.acquire(timeout=30)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return self.intake.tally.counts()
 
 
 @pytest.fixture
