@@ -4,6 +4,9 @@ The model is harsher than any file system we know. A file's bytes are durable on
 be kept, lost, torn in the middle, or leave zeros. A name (new, moved or gone) is durable once its folder is synced; until then
 each may be kept or lost, whatever became of the others and of the bytes it names: "rename before data". Only two things hold
 together: a move within one folder, and a move between two, whose old name does not go before the new one is there.
+
+What other programs write under `others`, such as one that makes a virtual environment, is found before the next call, and is
+taken for written and not synced.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ FOLDER: Final = -1
 EVERY_SUBSET_MAX: Final = 6
 Fate = Literal["lost", "kept", "torn", "zeros"]
 P = TypeVar("P")
-# A whole tree: what each path holds; None is a folder. Paths are relative.
-Image = Mapping[Path, bytes | None]
+# A whole tree: what each path holds; None is a folder, a text what a link names. Paths are relative.
+Image = Mapping[Path, bytes | str | None]
 
 
 class PowerCut(BaseException):
@@ -60,7 +63,16 @@ class Named:
     entries: tuple[tuple[Path, int | None], ...]
 
 
-Operation = Wrote | Shortened | Synced | SyncedFolder | Named
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A folder, with all that is below it, to a new name in the same folder."""
+
+    old: Path
+    new: Path
+
+
+Pending = Wrote | Shortened | Named | Moved
+Operation = Pending | Synced | SyncedFolder
 
 
 class RecordedDisk(Generic[P]):
@@ -70,7 +82,12 @@ class RecordedDisk(Generic[P]):
     """
 
     def __init__(
-        self, root: Path, promise: Callable[[], P], *, before: Callable[[int, str], None] = lambda _, __: None
+        self,
+        root: Path,
+        promise: Callable[[], P],
+        *,
+        before: Callable[[int, str], None] = lambda _, __: None,
+        others: Path | None = None,
     ) -> None:
         self.root = root
         self.operations: list[Operation] = []
@@ -79,17 +96,18 @@ class RecordedDisk(Generic[P]):
         self._promise = promise
         self.asked = 0
         self.before = before
+        self._others = others
         self._files: dict[Path, int] = {}
+        self._folders: set[Path] = set()
         self._count = 0
+        self.links: dict[int, str] = {}
         self.began: dict[int, bytes] = {}
         self.began_names: dict[Path, int] = {}
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root)
-            if path.is_dir():
-                self.began_names[name] = FOLDER
-            elif path.is_file():
-                self.began_names[name] = self._files[name] = self._new_file()
-                self.began[self._files[name]] = path.read_bytes()
+            self.began_names[name] = number = self._known(path)
+            if number in self._files.values() and number not in self.links:
+                self.began[number] = path.read_bytes()
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
         self._ask("open")
@@ -127,6 +145,9 @@ class RecordedDisk(Generic[P]):
         self._ask("rename")
         os.rename(src, dst)  # noqa: PTH104 - the very call
         old, new = self._name(src), self._name(dst)
+        if dst.is_dir():
+            self._move(old, new)
+            return
         self._files[new] = self._files.pop(old)
         self._note(Named(((new, self._files[new]), (old, None))))
 
@@ -145,11 +166,13 @@ class RecordedDisk(Generic[P]):
     def mkdir(self, path: Path, mode: int = 0o777) -> None:
         self._ask("mkdir")
         os.mkdir(path, mode)  # noqa: PTH102 - the very call
+        self._folders.add(self._name(path))
         self._note(Named(((self._name(path), FOLDER),)))
 
     def rmdir(self, path: Path) -> None:
         self._ask("rmdir")
         os.rmdir(path)  # noqa: PTH106 - the very call
+        self._folders.discard(self._name(path))
         self._note(Named(((self._name(path), None),)))
 
     def close_all(self) -> None:
@@ -161,7 +184,37 @@ class RecordedDisk(Generic[P]):
         self.operations.append(operation)
         self.promised.append(self._promise())
 
+    def _move(self, old: Path, new: Path) -> None:
+        assert old.parent == new.parent, "between two folders, no folder is moved"
+        self._files = {_renamed(name, old, new): number for name, number in self._files.items()}
+        self._folders = {_renamed(name, old, new) for name in self._folders}
+        self._note(Moved(old, new))
+
+    def notice(self) -> None:
+        """What other programs have written since."""
+        if self._others is None:
+            return
+        for path in sorted(self._others.rglob("*")):
+            name = self._name(path)
+            if name in self._files or name in self._folders:
+                continue
+            number = self._known(path)
+            self._note(Named(((name, number),)))
+            if number != FOLDER and number not in self.links:
+                self._note(Wrote(number, 0, path.read_bytes()))
+
+    def _known(self, path: Path) -> int:
+        name = self._name(path)
+        if path.is_dir() and not path.is_symlink():
+            self._folders.add(name)
+            return FOLDER
+        self._files[name] = number = self._new_file()
+        if path.is_symlink():
+            self.links[number] = os.readlink(path)  # noqa: PTH115 - as it is written
+        return number
+
     def _ask(self, call: str) -> None:
+        self.notice()
         self.before(self.asked, call)
         self.asked += 1
 
@@ -183,18 +236,19 @@ class Medium:
 
     files: dict[int, bytes]
     names: dict[Path, int]
-    pending: list[Wrote | Shortened | Named] = field(default_factory=list)
+    links: Mapping[int, str] = field(default_factory=dict)
+    pending: list[Pending] = field(default_factory=list)
 
     @classmethod
     def of(cls, disk: RecordedDisk[P]) -> Medium:
-        return cls(dict(disk.began), dict(disk.began_names))
+        return cls(dict(disk.began), dict(disk.began_names), disk.links)
 
     def take(self, operation: Operation) -> None:
         match operation:
-            case Wrote() | Shortened() | Named():
+            case Wrote() | Shortened() | Named() | Moved():
                 self.pending.append(operation)
             case Synced(file):
-                for one in self._leave(lambda one: not isinstance(one, Named) and one.file == file):
+                for one in self._leave(lambda one: isinstance(one, Wrote | Shortened) and one.file == file):
                     _apply(one, self.files, self.names)
             case SyncedFolder(path):
                 self._sync_folder(path)
@@ -202,19 +256,23 @@ class Medium:
     @property
     def durable(self) -> Image:
         """What is there when all that is pending is lost."""
-        return self._image(["lost"] * len(self.pending))
+        return self.image(["lost"] * len(self.pending))
 
     def survivors(self, chance: random.Random, samples: int) -> Iterator[Image]:
         """Every image that a cut here may leave, as far as the limits go; the same one may come more than once."""
+        return map(self.image, self.fates(chance, samples))
+
+    def fates(self, chance: random.Random, samples: int) -> Iterator[list[Fate]]:
+        """What may become of all that is pending, in as many ways as there are survivors."""
         writes = [index for index, one in enumerate(self.pending) if isinstance(one, Wrote)]
         for kept in self._subsets(chance, samples):
             fates: list[Fate] = ["kept" if one else "lost" for one in kept]
-            yield self._image(fates)
+            yield fates
             torn = next((index for index in reversed(writes) if kept[index]), None)
             if torn is not None:
-                yield self._image([*fates[:torn], "torn", *fates[torn + 1 :]])
+                yield [*fates[:torn], "torn", *fates[torn + 1 :]]
             if any(not kept[index] for index in writes):
-                yield self._image(["zeros" if i in writes and not kept[i] else fate for i, fate in enumerate(fates)])
+                yield ["zeros" if i in writes and not kept[i] else fate for i, fate in enumerate(fates)]
 
     def _subsets(self, chance: random.Random, samples: int) -> Iterator[tuple[bool, ...]]:
         count = len(self.pending)
@@ -229,39 +287,47 @@ class Medium:
             yield tuple(chance.random() < 0.5 for _ in range(count))
 
     def _sync_folder(self, path: Path) -> None:
-        for one in self._leave(lambda one: isinstance(one, Named) and any(n.parent == path for n, _ in one.entries)):
-            assert isinstance(one, Named)
-            (new, _), *old = one.entries
+        for one in self._leave(lambda one: path in _folders_of(one)):
             _apply(one, self.files, self.names)
+            if not isinstance(one, Named):
+                continue
+            (new, _), *old = one.entries
             if old and new.parent == path != old[0][0].parent:  # the new name is durable, and the old one still there
                 self.names[old[0][0]] = self.names[new]
                 self.pending.append(Named(tuple(old)))
 
-    def _leave(self, chosen: Callable[[Wrote | Shortened | Named], bool]) -> list[Wrote | Shortened | Named]:
+    def _leave(self, chosen: Callable[[Pending], bool]) -> list[Pending]:
         leaving = [one for one in self.pending if chosen(one)]
         self.pending = [one for one in self.pending if not chosen(one)]
         return leaving
 
-    def _image(self, fates: list[Fate]) -> Image:
+    def image(self, fates: list[Fate]) -> Image:
+        """What is left when that becomes of them."""
         files, names = dict(self.files), dict(self.names)
-        for one, fate in zip(self.pending, fates, strict=True):
-            if isinstance(one, Wrote) and fate in ("torn", "zeros"):
+        unmoved: list[Moved] = []
+        for given, fate in zip(self.pending, fates, strict=True):
+            one = _before(given, unmoved)
+            if isinstance(one, Moved) and fate != "kept":
+                unmoved.append(one)
+            elif isinstance(one, Wrote) and fate in ("torn", "zeros"):
                 data = one.data[: len(one.data) // 2] if fate == "torn" else bytes(len(one.data))
                 _apply(Wrote(one.file, one.offset, data), files, names)
             elif fate == "kept":
                 _apply(one, files, names)
-        found: dict[Path, bytes | None] = {}
+        found: dict[Path, bytes | str | None] = {}
         for name in sorted(names):
             if name.parent == Path() or found.get(name.parent, b"") is None:  # under a folder that is there
-                found[name] = None if names[name] == FOLDER else files.get(names[name], b"")
+                number = names[name]
+                found[name] = None if number == FOLDER else self.links.get(number, files.get(number, b""))
         return found
 
 
 def fingerprint(image: Image) -> bytes:
     """Equal for equal images, whatever the random part of temporary names."""
     hasher = hashlib.sha256()
-    for name, content in sorted((_plain(name), content) for name, content in image.items()):
-        hasher.update(f"{name}\0{'folder' if content is None else len(content)}\0".encode() + (content or b""))
+    for name, content in sorted(((_plain(name), content) for name, content in image.items()), key=lambda one: one[0]):
+        kind = "folder" if content is None else f"link {content}" if isinstance(content, str) else len(content)
+        hasher.update(f"{name}\0{kind}\0".encode() + (content if isinstance(content, bytes) else b""))
     return hasher.digest()
 
 
@@ -271,6 +337,8 @@ def lay_out(image: Image, root: Path) -> None:
     for name, content in image.items():
         if content is None:
             (root / name).mkdir()
+        elif isinstance(content, str):
+            (root / name).symlink_to(content)
         else:
             (root / name).write_bytes(content)
 
@@ -279,13 +347,41 @@ def _plain(name: Path) -> str:
     return str(name.with_name(name.name.rpartition("-")[0])) if name.name.startswith(".partial-") else str(name)
 
 
-def _apply(one: Wrote | Shortened | Named, files: dict[int, bytes], names: dict[Path, int]) -> None:
+def _renamed(name: Path, old: Path, new: Path) -> Path:
+    return new / name.relative_to(old) if name.is_relative_to(old) else name
+
+
+def _before(one: Pending, unmoved: list[Moved]) -> Pending:
+    """Where it was done, if those folders never got their new names."""
+    if not isinstance(one, Named):
+        return one
+    for move in unmoved:
+        one = Named(tuple((_renamed(name, move.new, move.old), what) for name, what in one.entries))
+    return one
+
+
+def _folders_of(one: Pending) -> set[Path]:
+    """Whose names it changes."""
+    match one:
+        case Named(entries):
+            return {name.parent for name, _ in entries}
+        case Moved(old):
+            return {old.parent}
+        case _:
+            return set()
+
+
+def _apply(one: Pending, files: dict[int, bytes], names: dict[Path, int]) -> None:
     match one:
         case Wrote(file, offset, data):
             before = files.get(file, b"")[:offset]
             files[file] = before + bytes(offset - len(before)) + data + files.get(file, b"")[offset + len(data) :]
         case Shortened(file, length):
             files[file] = files.get(file, b"")[:length]
+        case Moved(old, new):
+            for name in [one for one in names if one.is_relative_to(old)]:
+                names[_renamed(name, old, new)] = names.pop(name)
+            names[new] = FOLDER
         case Named(entries):
             for name, what in entries:
                 if what is None:

@@ -68,6 +68,10 @@ def stage(
                 transfers.fetch(source.line, folder, way, deadline)
         if unbuilt and found.environment is not None and interpreter is not None:
             building.build(folder, order.environment, found.environment, interpreter, deadline)
+        elif found.environment is not None:
+            durable.sync_folder(
+                folder.environments
+            )  # whoever built it may have been killed before its name was durable
         blobs.write_choice(folder, (order.digest, order.environment), found.models, chosen)
         _name_manifests(folder, found)
 
