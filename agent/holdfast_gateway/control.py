@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from holdfast_shared.assign import Target
+from holdfast_shared.wire.assignment import Requests
 from holdfast_shared.wire.report import Isolation, Window
 
 LINE_BYTES_MAX: Final = 1024 * 1024
@@ -24,6 +25,8 @@ SlotState = Literal["loading", "ready", "failed", "stopped"]
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """What should be for one pipeline. `testing` is loaded and self-tested, and gets no request; `shadow` is asked what
     `serving` has answered, and answers nobody.
+
+    `requests`: only these are given to `serving`, and all others to `refuge`; without a refuge it answers all.
     """
 
     pipeline: str
@@ -31,6 +34,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     refuge: Target | None = None
     testing: Target | None = None
     shadow: Target | None = None
+    requests: Requests | None = None
 
 
 class Routes(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="routes"):

@@ -252,6 +252,28 @@ DOCUMENTS: Final[dict[str, Any]] = {
             ),
         ),
     ),
+    "report-1-shares": report.Report(
+        fleet="demo",
+        device="camera-7",
+        incarnation="0123456789abcdef",
+        number=44,
+        kind="health",
+        sent_at=1_790_000_000_000_000,
+        sent_monotonic_us=55_000_000,
+        boot="b",
+        membership_counter=4,
+        agent_version="0.1.0",
+        pipelines=(
+            report.PipelineReport(
+                pipeline="digits",
+                state="trial",
+                serving=report.SlotReport(release=REF, environment="system", ready=True),
+                current=report.SlotReport(release=OLD, environment="system", ready=True),
+                candidate=report.SlotReport(release=REF, environment="system", ready=True),
+                requests=assignment.Requests(share=500, segment=SEGMENT),
+            ),
+        ),
+    ),
     "command-1-rollback": command.Command(
         fleet="demo",
         id="0" * 32,

@@ -28,7 +28,7 @@ class Addresses(msgspec.Struct, frozen=True):
 
 
 class Answering(msgspec.Struct, frozen=True):
-    """A release that is loaded, by the gateway's word. READY is only the one that answers; `reason` says why another does not."""
+    """A release that is loaded, by the gateway's word. READY is only one that answers; `reason` says why another does not."""
 
     name: str
     version: str
@@ -49,6 +49,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     why_not: str = ""
 
     def version_of(self, pipeline: str) -> str:
+        """The first choice: of a trial of a share of the requests, the release on trial."""
         return next((one.version for one in self.pipelines if one.name == pipeline and one.answers), "")
 
     def answer(self) -> dict[str, Any] | None:

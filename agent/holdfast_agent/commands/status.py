@@ -35,7 +35,8 @@ def _lines(answer: dict[str, Any], gateway: Gateway, *, known: bool) -> list[str
     agent = "the agent runs" if answer["agent"] else "no agent runs"
     lines = [f"device {answer['device']}: {agent}" + ("" if known else ", and none ever did")]
     for name, one in answer["pipelines"].items():
-        lines.append(f"  {name}: {one['state']}, serves {one['serving'] or 'nothing'}")
+        state = f"{one['state']} of {one['requests']}" if one["requests"] else one["state"]
+        lines.append(f"  {name}: {state}, serves {one['serving'] or 'nothing'}")
         slots = ", ".join(f"{slot} {one[slot] or '-'}{_place(one, slot)}" for slot in SLOTS)
         lines.append(f"    {slots}")
         lines += [f"    condemned here: {bad['release']} ({bad['code']})" for bad in one["condemned_here"]]
@@ -66,6 +67,7 @@ def _pipeline(one: PipelineRecord) -> dict[str, Any]:
     return {
         "state": one.state.value,
         "serving": version(one.serving),
+        "requests": one.requests.in_words if one.requests is not None else None,
         "current": version(one.current),
         "previous": version(one.previous),
         "candidate": version(one.candidate),

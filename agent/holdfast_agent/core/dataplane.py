@@ -39,8 +39,16 @@ def routes_of(device: Device) -> tuple[Route, ...]:
         testing, shadow = _candidate_of(device, name)
         if pipeline.serving is not None or testing is not None:
             refuge = refuge_of(device, name)
-            route = Route(pipeline=name, serving=pipeline.serving, refuge=refuge, testing=testing, shadow=shadow)
-            found.append(route)
+            found.append(
+                Route(
+                    pipeline=name,
+                    serving=pipeline.serving,
+                    refuge=refuge,
+                    testing=testing,
+                    shadow=shadow,
+                    requests=pipeline.requests,
+                )
+            )
     return tuple(found)
 
 

@@ -46,7 +46,8 @@ DEADLINES: Final[dict[State, Deadline]] = {
         "the release's load deadline + 30 s; to shadow, 4 of them", "while the gateway is connected", State.IDLE
     ),
     State.TRIAL: Deadline(
-        "until confirmed 4 load deadlines + 30 s, from there the release's soak",
+        "until confirmed 4 load deadlines + 30 s, from there the release's soak; of a share of the requests, until the decision"
+        " changes",
         "while the gateway is connected; the soak always",
         State.FALLING_BACK,
     ),

@@ -136,9 +136,9 @@ def stay(device: Device, name: str, now: Moment, *, code: str, detail: str) -> D
     return device.with_live(name, replace(device.live_of(name), told=live.told | {key}))
 
 
-def warn(device: Device, name: str, now: Moment, *, code: str, detail: str) -> Device:
-    """Say once of what serves that it breaches a guardrail which leads nowhere by itself."""
-    target, live = device.record.pipeline(name).serving, device.live_of(name)
+def warn(device: Device, name: str, now: Moment, *, code: str, detail: str, target: Target | None = None) -> Device:
+    """Say once of what serves, or of `target`, that it breaches a guardrail which leads nowhere by itself."""
+    target, live = target or device.record.pipeline(name).serving, device.live_of(name)
     key = f"guardrail {code} {target.key if target is not None else ''}"
     if target is None or key in live.told:
         return device

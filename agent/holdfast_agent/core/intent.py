@@ -133,7 +133,7 @@ def obstacle(device: Device, name: str, decision: Decision, goal: Goal, now: Mom
     needed = release.agent_version_min if release is not None else None
     if needed is not None and Version(device.own.agent_version) < Version(needed):
         return f"the release needs an agent of version {needed}; this one is {device.own.agent_version}"
-    return "" if goal.purpose != "serve" else _obstacle_to_serving(decision, now)
+    return "" if goal.purpose != "serve" else _obstacle_to_serving(device, name, decision, now)
 
 
 def counts(device: Device, decision: Decision, goal: Goal, now: Moment) -> bool:
@@ -143,11 +143,11 @@ def counts(device: Device, decision: Decision, goal: Goal, now: Moment) -> bool:
     return decision.urgent or decision.not_before is None or decision.not_before <= now.at
 
 
-def _obstacle_to_serving(decision: Decision, now: Moment) -> str:
-    if decision.requests is not None:
-        return "the rule gives it a share of the requests, which this agent cannot do yet"
+def _obstacle_to_serving(device: Device, name: str, decision: Decision, now: Moment) -> str:
     if decision.urgent:
-        return ""  # what serves is condemned: windows and spread do not apply
+        return ""  # what serves is condemned: shares, windows and spread do not apply
+    if decision.requests is not None and device.record.pipeline(name).current is None:
+        return "the rule gives it a share of the requests, and no release is here that could answer the others"
     if decision.not_before is not None and decision.not_before > now.at:
         return "the rule's not_before has not come yet"
     if decision.spread_s is not None:

@@ -107,6 +107,8 @@ def _not_here(device: Device, name: str, target: Target) -> Device:
 def tallied(device: Device, said: Tallied, now: Moment) -> Device:
     """After the gateway's counts of a slot: a breach by what serves leads back at once."""
     pipeline, live = device.record.pipeline(said.pipeline), device.live_of(said.pipeline)
+    if pipeline.requests is not None and said.target == pipeline.current:
+        return trial.judged_beside(device, said, now)
     if pipeline.serving is None or said.target != pipeline.serving:
         return device
     live = replace(live, tallied=said.window.requests, first_bad_us=said.first_bad_monotonic_us)
@@ -343,7 +345,8 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
         return _waiting(device, name, why)
     if why:
         return _given_up(device, name, goal, now, code=FailureCode.HELD_UP, detail=why)
-    device = device.with_pipeline(name, slots.begin_trial(device.record.pipeline(name), max(now.at, 0)))
+    requests = trial.requests_of(device.record.pipeline(name), decision)
+    device = device.with_pipeline(name, slots.begin_trial(device.record.pipeline(name), max(now.at, 0), requests))
     trying = Live(
         confirmed=live.confirmed,
         confirmed_us=live.confirmed_us,

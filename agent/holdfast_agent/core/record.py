@@ -14,6 +14,7 @@ import msgspec
 
 from holdfast_shared import strict_json
 from holdfast_shared.assign import LocalCondemnation, Target
+from holdfast_shared.wire.assignment import Requests
 
 FORMAT: Final = 1
 SIZE_BYTES_MAX: Final = 8 * 1024**2
@@ -69,6 +70,7 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One pipeline's slots and where its candidate is. `deadline` is wall µs; `single`: `previous` is empty after a fallback.
 
     `trial_starts` counts starts of the machine or of its gateway within the trial; `repairs` attempts to mend each slot.
+    `requests`: the candidate on trial answers only these; the trial lasts until the decision changes.
     """
 
     state: State = State.IDLE
@@ -78,6 +80,7 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     deadline: int | None = None
     trial_began: int | None = None
     trial_starts: int = 0
+    requests: Requests | None = None
     single: bool = False
     unproven: bool = False
     condemned_here: Annotated[tuple[Condemnation, ...], msgspec.Meta(max_length=CONDEMNED_HERE_MAX)] = ()
@@ -95,6 +98,12 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     def shadow(self) -> Target | None:
         """What is asked beside it, and answers nobody."""
         return self.candidate if self.state is State.SHADOWING else None
+
+    @property
+    def answering(self) -> tuple[Target, ...]:
+        """All that requests are given to: in a trial of a share of them `current` too."""
+        both = (self.serving, self.current if self.requests is not None else None)
+        return tuple(dict.fromkeys(one for one in both if one is not None))
 
     @property
     def refuge(self) -> Target | None:

@@ -142,6 +142,7 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
         condemned_here=tuple(_condemned(one) for one in pipeline.condemned_here[-CONDEMNED_REPORTED_MAX:]),
         single=pipeline.single,
         degraded=rotten or any(device.gateway.failed(name, slot) for slot in slots),
+        requests=pipeline.requests,
         waiting_for=live.waiting_for if pipeline.state is not State.FETCHING else "",
     )
 
@@ -159,6 +160,8 @@ def in_one_line(device: Device) -> str:
         state = f" ({pipeline.state})" if pipeline.state is not State.IDLE else ""
         if pipeline.state is State.SHADOWING and pipeline.candidate is not None:
             state = f" (shadowed by {pipeline.candidate.release.version})"
+        elif pipeline.requests is not None:
+            state = f" ({pipeline.state} of {pipeline.requests.in_words})"
         said.append(f"{name} {version}{state}")
     return ", ".join(said) or "nothing assigned yet"
 

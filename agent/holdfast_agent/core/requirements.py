@@ -4,7 +4,8 @@
 - Back: never waits. Pipelines whose requirements would be unmet go back with it, each to its other slot, in the same save; if
   that cannot be had for all of them, the one goes back alone. What is unmet then is told.
 
-A version counts from when it serves, on trial too: if the trial fails, what went forward because of it goes back with it.
+A version counts from when it serves, on trial too: if the trial fails, what went forward because of it goes back with it. Of a
+trial of a share of the requests both versions count.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ class Unmet(NamedTuple):
 
 def unmet(device: Device, moves: Mapping[str, Target] | None = None) -> list[Unmet]:
     """Every requirement that is not met by what serves, or would not be after these moves."""
-    serving = {name: device.record.pipeline(name).serving for name in device.names} | dict(moves or {})
+    answering = {name: device.record.pipeline(name).answering for name in device.names}
+    answering |= {name: (target,) for name, target in (moves or {}).items()}
     found = []
-    for name, target in serving.items():
+    for name, target in ((name, one) for name, targets in answering.items() for one in targets):
         release = device.release_of(target)
         for wanted in release.requires if release is not None else ():
-            other = serving.get(wanted.pipeline)
-            version = other.release.version if other is not None else ""
-            if not version or not meets(version, wanted):
-                found.append(Unmet(name, release.version if release is not None else "", wanted, version))
+            versions = [one.release.version for one in answering.get(wanted.pipeline, ())] or [""]
+            wrong = next((one for one in versions if not one or not meets(one, wanted)), None)
+            if wrong is not None:
+                found.append(Unmet(name, target.release.version, wanted, wrong))
     return found
 
 

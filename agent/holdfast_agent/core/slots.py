@@ -22,6 +22,7 @@ from holdfast_agent.core.record import (
     State,
 )
 from holdfast_shared.assign import Target
+from holdfast_shared.wire.assignment import Requests
 
 _IDLE, _FETCHING, _STAGED, _TESTING, _TRIAL, _SHADOWING, _FALLING = (
     State.IDLE,
@@ -95,7 +96,7 @@ TRANSITIONS: Final[dict[tuple[State, State], tuple[str, ...]]] = {
 def moved(pipeline: PipelineRecord, state: State) -> PipelineRecord:
     """In another state. Asserts that the table has the change."""
     assert pipeline.state is state or (pipeline.state, state) in TRANSITIONS, (pipeline.state, state)
-    return msgspec.structs.replace(pipeline, state=state, deadline=None)
+    return msgspec.structs.replace(pipeline, state=state, deadline=None, requests=None)
 
 
 def begin_fetch(pipeline: PipelineRecord, target: Target) -> PipelineRecord:
@@ -108,11 +109,18 @@ def give_up_candidate(pipeline: PipelineRecord) -> PipelineRecord:
     return msgspec.structs.replace(moved(pipeline, State.IDLE), candidate=None)
 
 
-def begin_trial(pipeline: PipelineRecord, at: int) -> PipelineRecord:
-    """The candidate serves; `current` is its refuge."""
+def begin_trial(pipeline: PipelineRecord, at: int, requests: Requests | None = None) -> PipelineRecord:
+    """The candidate serves, or gets these of the requests; `current` is its refuge, or answers the others."""
     assert pipeline.candidate is not None
     changed = msgspec.structs.replace(moved(pipeline, State.TRIAL), trial_began=at, trial_starts=0, unproven=False)
-    return activated(changed, pipeline.candidate, at, "trial")
+    return activated(share(changed, requests, None), pipeline.candidate, at, "trial")
+
+
+def share(pipeline: PipelineRecord, requests: Requests | None, deadline: int | None) -> PipelineRecord:
+    """The candidate on trial gets other requests than before, and soaks until `deadline`. None: all of them."""
+    assert pipeline.state is State.TRIAL
+    assert requests is None or pipeline.current is not None, "somebody must answer the others"
+    return msgspec.structs.replace(pipeline, requests=requests, deadline=deadline)
 
 
 def begin_shadowing(pipeline: PipelineRecord) -> PipelineRecord:

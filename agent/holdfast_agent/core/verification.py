@@ -98,8 +98,10 @@ def settled(device: Device, now: Moment) -> Device:
 
 
 def _idle(device: Device) -> bool:
-    states = {device.record.pipeline(name).state for name in device.names}
-    return states <= {State.IDLE, State.SHADOWING} and device.fetch is None
+    """Shadowing, and a trial of a share, may last for weeks, and bits rot meanwhile."""
+    pipelines = [device.record.pipeline(name) for name in device.names]
+    resting = (State.IDLE, State.SHADOWING)
+    return device.fetch is None and all(one.state in resting or one.requests is not None for one in pipelines)
 
 
 def _slots(device: Device) -> Iterator[tuple[str, Target]]:

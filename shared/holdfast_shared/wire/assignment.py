@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from holdfast_shared import cohort
+from holdfast_shared import cohort, selector
 from holdfast_shared.identifiers import CounterField, DeviceField, DigestField, EnvironmentField, NameField, TextField
 from holdfast_shared.selector import Selector
 from holdfast_shared.semver import VersionField
@@ -32,10 +32,19 @@ class ReleaseRef(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
-    """A share, or a user segment, of the *requests* of a device, in 1/10 000."""
+    """A share, in 1/10 000, of the *requests* of a device; with `segment`, of those alone whose parameters it matches.
+
+    Which requests: their bucket, salted with the release's digest, of the `session` parameter, else of the `id`.
+    """
 
     share: ShareField
     segment: Selector = ()
+
+    @property
+    def in_words(self) -> str:
+        """For people: `5 % of requests`, `100 % of requests with tier=beta`."""
+        of = f" with {selector.written(self.segment)}" if self.segment else ""
+        return f"{self.share / 100:g} % of requests{of}"
 
 
 class TimeSpan(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):

@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast_shared.histogram import Histogram
 from holdfast_shared.identifiers import CounterField, DeviceField, EnvironmentField, NameField, TextField
-from holdfast_shared.wire.assignment import ReleaseRef, Scope
+from holdfast_shared.wire.assignment import ReleaseRef, Requests, Scope
 
 TYPE: Final = "holdfast.report/1"
 PAYLOAD_BYTES_MAX: Final = 128 * 1024
@@ -98,6 +98,7 @@ class PipelineReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     condemned_here: tuple[CondemnedHere, ...] = ()
     single: bool = False
     degraded: bool = False
+    requests: Requests | None = None  # on trial with these alone; `current` answers the others
     waiting_for: TextField = ""  # why the device stays where it is, in words
 
 
