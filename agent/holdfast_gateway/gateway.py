@@ -125,7 +125,10 @@ class Gateway:
             )
             log.error("%s", self._inference.unassigned)  # noqa: TRY400 - no trace: the bytes are wrong, not the code
             return []
-        return [Route(pipeline=name, serving=one.serving, refuge=one.refuge) for name, one in pipelines.items()]
+        return [
+            Route(pipeline=name, serving=one.serving, refuge=one.refuge, requests=one.requests)
+            for name, one in pipelines.items()
+        ]
 
     # -- what the agent says
 

@@ -18,7 +18,7 @@ from holdfast_gateway.exposition import Family, Sample, encode
 from holdfast_gateway.pipeline import Pipeline
 from holdfast_gateway.slot import Slot
 from holdfast_gateway.windows import Ledger
-from holdfast_shared import __version__
+from holdfast_shared import __version__, cohort
 from holdfast_shared.histogram import Histogram, merged, value_ms
 
 # Prometheus' own default bounds, which KServe keeps, and finer ones below: a small model answers in less than 5 ms. A latency
@@ -41,6 +41,9 @@ BOUNDS_S: Final = (
     5.0,
     7.5,
     10.0,
+)
+_SHARE: Final = (
+    "Share of the requests, or of a segment of them, that the release on trial is given; nothing without one"
 )
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -102,13 +105,19 @@ class Metrics:
             for reason, count in pipeline.refused.items()
         ]
         answers = [
-            Sample({"model": name, "version": slot.version}, slot in pipeline.usable[:1])
+            Sample({"model": name, "version": slot.version}, slot in pipeline.answering)
             for name, pipeline in sorted(self._pipelines.items())
             for slot in _one_of_each_version(pipeline)
         ]
+        shares = [
+            Sample({"model": name, "version": serving.release.version}, share.requests.share / cohort.BUCKETS)
+            for name, pipeline in sorted(self._pipelines.items())
+            if (share := pipeline.share) is not None and (serving := pipeline.wanted.serving) is not None
+        ]
         return [
             _counter("holdfast_refused_total", "Requests that no worker was asked, by why", refused),
-            Family("holdfast_serving", "gauge", "1 for the release that answers requests now", tuple(answers)),
+            Family("holdfast_serving", "gauge", "1 for a release that answers requests now", tuple(answers)),
+            Family("holdfast_request_share", "gauge", _SHARE, tuple(shares)),
         ]
 
     def _of_slots(self) -> list[Family]:

@@ -135,9 +135,10 @@ class OpenInference:
     def _about(self, place: Place, pipeline: Pipeline) -> tuple[HTTPStatus, object]:
         if place.what == "stats":
             return _stats_of(pipeline, place.version)
-        slot = pipeline.usable[0] if pipeline.usable else None
-        if slot is not None and place.version not in ("", slot.version):
+        answering = [slot for slot in pipeline.answering if place.version in ("", slot.version)]
+        if pipeline.answering and not answering:
             return HTTPStatus.NOT_FOUND, {"error": pipeline.not_this_version(place.version)}
+        slot = answering[0] if answering else None
         match place.what:
             case "model-ready" if slot is None:
                 answer = {"name": pipeline.name, "ready": False, "error": pipeline.why_not()}
@@ -150,7 +151,7 @@ class OpenInference:
                 said = slot.ready_said
                 return HTTPStatus.OK, {
                     "name": pipeline.name,
-                    "versions": [slot.version],
+                    "versions": list(dict.fromkeys(one.version for one in answering)),
                     "platform": PLATFORM,
                     "inputs": said.inputs,
                     "outputs": said.outputs,
@@ -203,9 +204,9 @@ class _Index(msgspec.Struct, frozen=True):
 
 def _entries(pipeline: Pipeline) -> list[dict[str, str]]:
     """Of the repository index. READY is only what a request would be answered by: one that names another release is not."""
-    answers = pipeline.usable[:1]
+    answers = pipeline.answering
     found = []
-    for slot in pipeline.slots.values():
+    for slot in dict.fromkeys((*answers, *pipeline.slots.values())):
         entry = {"name": pipeline.name, "version": slot.version}
         if slot in answers:
             found.append({**entry, "state": "READY", "reason": ""})

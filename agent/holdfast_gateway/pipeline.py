@@ -20,6 +20,7 @@ from holdfast_gateway.inference import Failure, Inference, error_of
 from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.recent_answers import Prediction, RecentAnswers
+from holdfast_gateway.request_share import RequestShare
 from holdfast_gateway.slot import Bench, Slot
 from holdfast_gateway.standby import KEPT_S, Memory
 from holdfast_gateway.waiting_room import ROOM_MAX, WaitingRoom
@@ -63,6 +64,7 @@ class Pipeline:
         self.in_force = True
         self.slots: dict[str, Slot] = {}
         self.usable: tuple[Slot, ...] = ()  # those that can answer now, the first choice first
+        self.share: RequestShare | None = None  # of the requests, for the serving slot; None: all
         self.refused = dict.fromkeys(Refused, 0)
         self.recent = RecentAnswers()
         self._waiting = WaitingRoom(self._waited_too_long)
@@ -83,6 +85,7 @@ class Pipeline:
         changed = wanted.serving != self.wanted.serving
         active = self.usable[0] if self.usable else None
         self.wanted = wanted
+        self.share = RequestShare.of(wanted, self.share)
         named = {one.key: one for one in (wanted.serving, wanted.refuge, wanted.testing) if one is not None}
         if changed:
             self.in_force = wanted.serving is None
@@ -148,7 +151,7 @@ class Pipeline:
     def _refuge(self) -> Slot | None:
         """The slot that is refuge and nothing else."""
         wanted = self.wanted
-        if wanted.refuge is None or wanted.refuge in (wanted.serving, wanted.testing):
+        if wanted.refuge is None or self.share is not None or wanted.refuge in (wanted.serving, wanted.testing):
             return None
         return self.slots.get(wanted.refuge.key)
 
@@ -190,12 +193,17 @@ class Pipeline:
         if not self.usable:
             self._wait(inference)
             return
-        slot = self.usable[0]
+        slot = self.usable[0] if self.share is None else self.share.first(inference, self.usable)
         if inference.version and inference.version != slot.version:
             said = self.not_this_version(inference.version)
             self._refuse(inference, Refused.OTHER_VERSION, HTTPStatus.NOT_FOUND, said)
             return
         slot.offer(inference)
+
+    @property
+    def answering(self) -> tuple[Slot, ...]:
+        """The slots that requests are given to, the first choice first; while a share is in force there may be two."""
+        return self.usable if self.share is not None else self.usable[:1]
 
     def why_not(self) -> str:
         """Why nobody can answer."""
@@ -205,7 +213,8 @@ class Pipeline:
         return f"{self.name}: no release can answer now: " + "; ".join(slot.described() for slot in slots)
 
     def not_this_version(self, version: str) -> str:
-        return f"{self.name}: version {version} does not serve here now; version {self.usable[0].version} does"
+        others = " and ".join(dict.fromkeys(slot.version for slot in self.answering))
+        return f"{self.name}: version {version} does not serve here now; version {others} does"
 
     def answered(self, slot: Slot, inference: Inference, answer: Answer, latency_ms: float) -> None:
         now = self._loop.time()
