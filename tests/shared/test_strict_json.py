@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -75,7 +77,10 @@ def first_decodes(number):
 
     def decode():
         together.wait()
-        assert strict_json.decode(raw, outer, what="it", size_bytes_max=999).more[0].a == 2
+        if number % 2:
+            assert strict_json.decode(raw, outer, what="it", size_bytes_max=999).more[0].a == 2
+        else:
+            assert strict_json.stored(raw, outer).more[0].a == 2
 
     threads = [threading.Thread(target=decode) for _ in range(6)]
     for one in threads:
@@ -93,3 +98,14 @@ def test_several_threads_may_be_the_first_to_decode_a_type() -> None:
     """msgspec alone ends the whole process with SIGSEGV: a server, at its first two requests at once."""
     done = subprocess.run([sys.executable, "-c", _MANY_THREADS_FIRST], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_server_reads_no_type_where_another_thread_may_be_the_first_too() -> None:
+    """`strict_json` makes one decoder at a time, and a module's own are made when it is imported."""
+    found = [
+        f"{path}:{node.lineno}"
+        for path in sorted((Path(__file__).parents[2] / "server" / "holdfast_server").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("msgspec.json.decode", "msgspec.convert")
+    ]
+    assert found == [], "use strict_json.stored"

@@ -8,9 +8,11 @@ A life that ended well is a line of the progress file, and is not lived again. E
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ from support.kill_rig import Harmed, prepare, running_rig
 
 KILLS: Final = 100  # of one life
 DEVICES: Final = 3
+# One after another: msgspec ends the process when several threads are the first to read a configuration.
+_BEGINNING: Final = threading.Lock()
 
 
 class Lived(NamedTuple):
@@ -34,10 +38,11 @@ class Lived(NamedTuple):
 def live(seed: int, kills: int = KILLS) -> Lived:
     """One life. Raises Harmed."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"holdfast-kills-{seed}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"holdfast-kills-{seed}-") as folder, contextlib.ExitStack() as stack:
         try:
-            with running_rig(seed, Path(folder)) as rig:
-                asking = rig.live(kills)
+            with _BEGINNING:
+                rig = stack.enter_context(running_rig(seed, Path(folder)))
+            asking = rig.live(kills)
         except Harmed as harm:
             harm.add_note(f"seed {seed}")
             raise

@@ -17,7 +17,7 @@ from holdfast_server.rollouts import views
 from holdfast_server.store import devices, outbox
 from holdfast_server.store.devices import Device
 from holdfast_server.store.schema import memberships
-from holdfast_shared import __version__, selector, signing
+from holdfast_shared import __version__, selector, signing, strict_json
 from holdfast_shared.assign import assign
 from holdfast_shared.errors import Missing
 from holdfast_shared.wire.assignment import TYPE, Assignment
@@ -183,7 +183,7 @@ def _documents(connection: Connection, device: Device) -> list[Assignment]:
         *outbox.stored_documents(connection, f"region/{device.region}"),
     ]
     payloads = (signing.unverified_payload(one.envelope, TYPE, size_bytes_max=len(one.envelope)) for one in stored)
-    return [msgspec.json.decode(payload, type=Assignment) for payload in payloads]
+    return [strict_json.stored(payload, Assignment) for payload in payloads]
 
 
 def _unreported(reported: Iterable[Any], documents: Iterable[Assignment]) -> list[dict[str, Any]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final, Generic, NamedTuple, TypeVar
 
-import msgspec
-
 from holdfast_shared import signing, strict_json
 from holdfast_shared.authorities import Authorities
 from holdfast_shared.errors import Malformed, Untrusted
@@ -73,17 +71,17 @@ def read_environment(envelope: bytes, authorities: Authorities) -> Signed[Enviro
 
 def stored_environment(envelope: bytes) -> Environment:
     """From bytes of our own database: verified when they were stored."""
-    return msgspec.json.decode(_payload(envelope, environment_wire.TYPE), type=Environment)
+    return strict_json.stored(_payload(envelope, environment_wire.TYPE), Environment)
 
 
 def stored_model(envelope: bytes) -> ModelVersion:
     """From bytes of our own database: verified when they were stored."""
-    return msgspec.json.decode(_payload(envelope, MODEL_TYPE), type=ModelVersion)
+    return strict_json.stored(_payload(envelope, MODEL_TYPE), ModelVersion)
 
 
 def stored_release(envelope: bytes) -> Release:
     """From bytes of our own database: verified when they were stored."""
-    return msgspec.json.decode(_payload(envelope, RELEASE_TYPE), type=Release)
+    return strict_json.stored(_payload(envelope, RELEASE_TYPE), Release)
 
 
 def _payload(envelope: bytes, kind: str) -> bytes:

@@ -23,6 +23,7 @@ EXPECTED_US: Final = 86_400 * SECOND_US
 # Several releases at their largest at once; more is a loop somewhere.
 EXPECTED_MAX: Final = 4096
 EXPECTED_BYTES_MAX: Final = 256 * 1024**3
+_weights: Final[msgspec.json.Decoder[Declared | None]] = msgspec.json.Decoder(Declared | None)
 
 
 class Expected(NamedTuple):
@@ -61,7 +62,7 @@ def expected(connection: Connection, digest: str, now: int) -> Expected | None:
     ).one_or_none()
     if found is None:
         return None
-    return Expected(found.size_bytes, msgspec.json.decode(found.weights, type=Declared | None))
+    return Expected(found.size_bytes, _weights.decode(found.weights))
 
 
 def fulfilled(connection: Connection, digests: Mapping[str, int]) -> None:

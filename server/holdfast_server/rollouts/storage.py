@@ -17,7 +17,7 @@ from holdfast_server.core.rollback import Rollback
 from holdfast_server.core.rollout import ACTIVE, Moment, Rollout, State
 from holdfast_server.core.standing import Condemnation, Standing
 from holdfast_server.store import schema
-from holdfast_shared import requirement
+from holdfast_shared import requirement, strict_json
 from holdfast_shared.errors import Missing
 from holdfast_shared.identifiers import DIGEST_PATTERN, SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.assignment import ReleaseRef
@@ -32,7 +32,7 @@ def _text(value: object) -> str:
 
 def _value(text: str, kind: type[T]) -> T:
     """Our own words back: what we stored is well-formed, or this is a bug."""
-    return msgspec.json.decode(text, type=kind)
+    return strict_json.stored(text, kind)
 
 
 # ---------------------------------------------------------------- what stands

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, Row, Select, select
 
 from holdfast_server.store.schema import device_state, memberships
-from holdfast_shared import selector
+from holdfast_shared import selector, strict_json
 from holdfast_shared.assign import LocalCondemnation, Target, View
 from holdfast_shared.wire.membership import RESERVED_LABELS
 from holdfast_shared.wire.report import PipelineReport, Report, SlotReport
@@ -84,7 +83,7 @@ def load_page(
 def all_labels(connection: Connection) -> list[tuple[str, dict[str, str]]]:
     """Every device with all that a selector may ask of it, by id."""
     rows = connection.execute(select(memberships.c.device, memberships.c.labels).order_by(memberships.c.device))
-    return [(row.device, msgspec.json.decode(row.labels, type=dict[str, str])) for row in rows]
+    return [(row.device, strict_json.stored(row.labels, dict[str, str])) for row in rows]
 
 
 def load_one(connection: Connection, device: str) -> Device | None:
@@ -120,8 +119,8 @@ def _device(row: Row[Any]) -> Device:
         row.region,
         row.stage,
         row.counter,
-        msgspec.json.decode(row.labels, type=dict[str, str]),
-        msgspec.json.decode(row.report, type=Report) if row.report is not None else None,
+        strict_json.stored(row.labels, dict[str, str]),
+        strict_json.stored(row.report, Report) if row.report is not None else None,
         row.last_seen_at if row.report is not None else None,
         row.presence or "",
     )

@@ -101,9 +101,7 @@ def raise_floor(connection: Connection, director: Director, scope: str, pipeline
 def renew(connection: Connection, director: Director, now: int) -> list[Stored]:
     """Issue again, with the same content, whatever is too old, of an earlier epoch, or overtaken."""
     held = [
-        msgspec.json.decode(
-            signing.unverified_payload(row.envelope, TYPE, size_bytes_max=len(row.envelope)), type=Assignment
-        )
+        strict_json.stored(signing.unverified_payload(row.envelope, TYPE, size_bytes_max=len(row.envelope)), Assignment)
         for row in connection.execute(select(assignments.c.envelope))
     ]
     return issue(connection, director, held, now)

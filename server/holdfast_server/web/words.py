@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast_shared import selector
+from holdfast_shared import selector, strict_json
 
 _DIGEST_SHOWN: Final = 19  # `sha256:` and twelve digits
 METRICS: Final = {
@@ -26,7 +26,8 @@ def threshold(metric: str, value: Any) -> str:
 
 def segment(value: Any) -> str:
     """A segment as people write it, whichever way the API gives it."""
-    text = value if isinstance(value, str) else selector.written(msgspec.convert(value, tuple[selector.Term, ...]))
+    terms = () if isinstance(value, str) else strict_json.stored(msgspec.json.encode(value), tuple[selector.Term, ...])
+    text = value if isinstance(value, str) else selector.written(terms)
     return "whole fleet" if text == "*" else text
 
 
