@@ -230,6 +230,7 @@ def _pipeline(pipeline: Any) -> list[tuple[str, object]]:
         *((slot, f"{held['version']}  {output.short(held['digest'])}{_place(held)}") for slot, held in slots if held),
         ("condemned", ", ".join(f"{c['version']} ({c.get('code')})" for c in pipeline.get("condemned_here", []))),
         ("expected", (predicted.get("serve") or {}).get("version")),
+        ("cannot run it", predicted.get("unfit")),
         ("waits for", pipeline.get("waiting_for")),
     ]
 

@@ -7,18 +7,22 @@ that, so that a changed machine asks for other bytes only when the release is fe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, NamedTuple, Protocol
 
 import msgspec
 
 from holdfast_shared import strict_json
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, hex_of
+from holdfast_shared.wire.environment import Environment
 from holdfast_shared.wire.release import STAGES_MAX, ModelVersion, Tensor, Variant
+from holdfast_shared.wire.report import MachineFacts
 
 CHOICE_BYTES_MAX: Final = 8 * 1024
 # Of its file's name.
 CHOICE_SUFFIX: Final = ".variants"
+# By how the names of packages begin: `onnxruntime_openvino` is one, too.
+_BRINGS: Final = {"onnxruntime": "onnx", "ai_edge_litert": "tflite", "tflite_runtime": "tflite"}
 # What one machine is called by different systems.
 _SAME: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
@@ -32,6 +36,21 @@ class Machine:
     runtimes: frozenset[str]
     accelerators: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(cls, facts: MachineFacts) -> Machine:
+        """As a device reported it."""
+        return cls(facts.architecture, facts.memory_bytes, frozenset(facts.runtimes), frozenset(facts.accelerators))
+
+    @property
+    def facts(self) -> MachineFacts:
+        """As a device reports it."""
+        return MachineFacts(
+            architecture=self.architecture,
+            memory_bytes=self.memory_bytes,
+            runtimes=tuple(sorted(self.runtimes)),
+            accelerators=tuple(sorted(self.accelerators)),
+        )
+
 
 class Lacking(NamedTuple):
     """`field` is within the variant; `words` say what it needs and what is here."""
@@ -44,6 +63,18 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """The name of the chosen variant of each stage's model, in the order of the release's stages."""
 
     variants: Annotated[tuple[str, ...], msgspec.Meta(max_length=STAGES_MAX)]
+
+
+def in_environment(machine: Machine, environment: Environment | None) -> Machine:
+    """The machine with the runtimes that the environment's wheels bring; without one, as it is.
+
+    Where no package is known to bring one, it is somebody's own build, and the worker will say whether it works.
+    """
+    if environment is None:
+        return machine
+    packages = {wheel.filename.partition("-")[0].lower() for wheel in environment.wheels}
+    found = {runtime for package, runtime in _BRINGS.items() if any(one.startswith(package) for one in packages)}
+    return replace(machine, runtimes=frozenset({"python", *(found or _BRINGS.values())}))
 
 
 def choose(model: ModelVersion, machine: Machine) -> Variant | list[Lacking]:

@@ -11,6 +11,7 @@ import pytest
 
 from holdfast_shared.wire.assignment import Condemned, ReleaseRef, Rule
 from holdfast_shared.wire.release import Guardrail, Trial
+from holdfast_worker import installed as installed_here
 from support import digits_models, installed_release
 from support.device_bench import PIPELINE, DeviceBench, Traffic, running_device
 from support.installed_release import Published
@@ -119,6 +120,7 @@ def test_a_killed_agent_costs_no_request_and_carries_on(device: DeviceBench) -> 
     assert traffic.failed == []
     numbers = [(report.incarnation, report.number) for report in device.reports]
     assert len(set(numbers)) == len({report.number for report in device.reports})
+    assert {report.machine for report in device.reports} == {installed_here.machine().facts}
 
 
 def test_windows_add_up_to_what_was_asked_whatever_was_killed(device: DeviceBench) -> None:

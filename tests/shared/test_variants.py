@@ -24,6 +24,11 @@ def model(*variants: Variant) -> ModelVersion:
     return replace(MODEL, variants=variants)
 
 
+def test_a_machine_is_the_same_after_it_was_reported() -> None:
+    machine = Machine("aarch64", 2**30, frozenset({"tflite", "onnx"}), frozenset({"coral"}))
+    assert Machine.of(machine.facts) == machine
+
+
 @pytest.mark.parametrize(
     ("hardware", "machine"),
     [

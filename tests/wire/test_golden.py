@@ -215,6 +215,21 @@ DOCUMENTS: Final[dict[str, Any]] = {
         ),
         critical=("windows",),
     ),
+    "report-1-machine": report.Report(
+        fleet="demo",
+        device="camera-7",
+        incarnation="0123456789abcdef",
+        number=44,
+        kind="health",
+        sent_at=1_790_000_000_000_000,
+        sent_monotonic_us=55_000_000,
+        boot="b",
+        membership_counter=4,
+        agent_version="0.1.0",
+        machine=report.MachineFacts(
+            architecture="aarch64", memory_bytes=4_000_000_000, runtimes=("onnx", "tflite"), accelerators=("coral",)
+        ),
+    ),
     "report-1-measures": report.Report(
         fleet="demo",
         device="camera-7",

@@ -11,6 +11,7 @@ from datetime import UTC, tzinfo
 from typing import Final, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from holdfast_agent.core.commands import Command
 from holdfast_agent.core.events import Moment
@@ -24,7 +25,7 @@ from holdfast_shared.signing import PublicKey
 from holdfast_shared.wire.assignment import Assignment, TimeSpan
 from holdfast_shared.wire.membership import Membership
 from holdfast_shared.wire.release import Release
-from holdfast_shared.wire.report import Event, EventKind, Isolation, Window
+from holdfast_shared.wire.report import Event, EventKind, Isolation, MachineFacts, Window
 
 SECOND_US: Final = 1_000_000
 # Bits rot in months; a day of reading 8 MiB/s is nothing to a disk.
@@ -41,7 +42,8 @@ class Own:
     """What the device is provisioned with, and this boot. `health_us` is the time between two health reports.
 
     `verify_us` is the time between two verifications of all slots; `verify_draw`, from [0, 1), is the first one's share of it.
-    `download`: when it may download by its own configuration; that and all windows by the clock in `zone`.
+    `download`: when it may download by its own configuration; that and all windows by the clock in `zone`. `machine`: what it
+    tells of its hardware and runtimes.
     """
 
     membership: Membership
@@ -53,6 +55,7 @@ class Own:
     verify_draw: float
     zone: tzinfo = UTC
     download: tuple[TimeSpan, ...] = ()
+    machine: MachineFacts | UnsetType = UNSET
 
     @classmethod
     def of(
@@ -67,6 +70,7 @@ class Own:
         verify_draw: float = 1.0,
         zone: tzinfo = UTC,
         download: tuple[TimeSpan, ...] = (),
+        machine: MachineFacts | UnsetType = UNSET,
     ) -> Own:
         epochs = {holder.epoch for holder in authorities.directors}
         return cls(
@@ -83,6 +87,7 @@ class Own:
             verify_draw=verify_draw,
             zone=zone,
             download=download,
+            machine=machine,
         )
 
     @property

@@ -121,6 +121,7 @@ def _spooled(
         pipelines=tuple(pipeline_report(device, name) for name in device.names if _is_told_of(device, name)),
         windows=tuple(window for _, window in windows),
         events=tuple(events),
+        machine=device.own.machine,
     )
     first = record.windows_from  # windows of an earlier gateway process need no answer: it is gone
     return device.doing(Spool(report=report, windows=tuple(window - first for window, _ in windows if window >= first)))

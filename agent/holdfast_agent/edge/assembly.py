@@ -27,6 +27,7 @@ from holdfast_agent.edge.spool import Spool
 from holdfast_agent.edge.verifying import SlotVerifier
 from holdfast_shared import __version__
 from holdfast_shared.wire.release import Release
+from holdfast_worker import installed
 
 log: Final = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def own_of(found: Configuration, known: Identity) -> Own:
         verify_s=found.agent.verify_s,
         zone=time_zone.load(found.device.time_zone),
         download=found.fetch.windows,
+        machine=installed.machine(found.device.accelerators).facts,
         verify_draw=random.random(),  # noqa: S311 - spreads a fleet's readings; nobody gains by guessing it
     )
 

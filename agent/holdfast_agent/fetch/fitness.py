@@ -6,7 +6,6 @@ Pure: asked before a byte of a blob is fetched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from holdfast_agent.fetch.outcome import Failed
@@ -15,11 +14,8 @@ from holdfast_shared.errors import NotSupported
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.variants import Machine
-from holdfast_shared.wire.environment import Environment
 from holdfast_shared.wire.release import ModelVersion, Release, Variant
 
-# By how the names of packages begin: `onnxruntime_openvino` is one, too.
-_BRINGS: Final = {"onnxruntime": "onnx", "ai_edge_litert": "tflite", "tflite_runtime": "tflite"}
 METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
 
 
@@ -42,18 +38,6 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
             )
     for model in models:
         _check_critical(model.critical, ModelVersion.__struct_fields__)
-
-
-def in_environment(machine: Machine, environment: Environment | None) -> Machine:
-    """The machine with the runtimes that the environment's wheels bring; without one, as it is.
-
-    Where no package is known to bring one, it is somebody's own build, and the worker will say whether it works.
-    """
-    if environment is None:
-        return machine
-    packages = {wheel.filename.partition("-")[0].lower() for wheel in environment.wheels}
-    found = {runtime for package, runtime in _BRINGS.items() if any(one.startswith(package) for one in packages)}
-    return replace(machine, runtimes=frozenset({"python", *(found or _BRINGS.values())}))
 
 
 def choose(models: Iterable[ModelVersion], machine: Machine) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from holdfast_agent.fetch.manifests import Manifests, Order, Source
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_agent.fetch.patience import Deadline
 from holdfast_agent.fetch.transfers import Way
-from holdfast_shared import durable
+from holdfast_shared import durable, variants
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.variants import Machine
 from holdfast_shared.wire.environment import unpacked_bytes, wheels_of
@@ -54,7 +54,7 @@ def stage(
             durable.remove_leftovers(made)
         found = manifests.obtain(source, order, deadline)
         fitness.check_supported(found.release, found.models, order.environment)
-        chosen = fitness.choose(found.models, fitness.in_environment(machine, found.environment))
+        chosen = fitness.choose(found.models, variants.in_environment(machine, found.environment))
         interpreter = building.interpreter_for(found.environment) if found.environment is not None else None
         missing = _missing(folder, found, chosen)
         if missing and source.from_disk:

@@ -12,7 +12,7 @@ from holdfast_server.audit import decisions
 from holdfast_server.context import Context
 from holdfast_server.core.segments import check_known
 from holdfast_server.ingest.tally import Tally
-from holdfast_server.registry import catalogue
+from holdfast_server.registry import catalogue, fitting
 from holdfast_server.rollouts import views
 from holdfast_server.store import devices, outbox
 from holdfast_server.store.devices import Device
@@ -76,8 +76,25 @@ class Reads:
         shown["pipelines"] = [*shown["pipelines"], *_unreported(shown["pipelines"], documents)]
         for one in shown["pipelines"]:
             mine = [document for document in documents if document.pipeline == one["pipeline"]]
-            one["prediction"] = _prediction(mine, found, one["pipeline"])
+            one["prediction"] = self._prediction(mine, found, one["pipeline"])
         return shown
+
+    def _prediction(self, documents: list[Assignment], device: Device, pipeline: str) -> dict[str, Any]:
+        """`unfit`: why it could not run what it should serve, by what it last said of itself; empty: nothing is in the way."""
+        decision = assign(documents, device.view(pipeline))
+        serve = decision.serve
+        unfit = ""
+        if serve is not None and device.report is not None:
+            with self._context.database.read() as connection:
+                unfit = fitting.lacking(
+                    fitting.needs(connection, serve.release.digest, serve.environment), device.report.machine
+                )
+        return {
+            "serve": msgspec.to_builtins(serve.release) if serve is not None else None,
+            "reason": decision.reason,
+            "urgent": decision.urgent,
+            "unfit": unfit,
+        }
 
     def releases(self, pipeline: str | None = None) -> Any:
         with self._context.database.read() as connection:
@@ -191,13 +208,3 @@ def _unreported(reported: Iterable[Any], documents: Iterable[Assignment]) -> lis
     known = {one["pipeline"] for one in reported}
     names = sorted({document.pipeline for document in documents} - known)
     return [_pipeline(PipelineReport(pipeline=name, state="idle")) for name in names]
-
-
-def _prediction(documents: list[Assignment], device: Device, pipeline: str) -> dict[str, Any]:
-    decision = assign(documents, device.view(pipeline))
-    serve = decision.serve
-    return {
-        "serve": msgspec.to_builtins(serve.release) if serve is not None else None,
-        "reason": decision.reason,
-        "urgent": decision.urgent,
-    }

@@ -18,12 +18,15 @@ KIND_DEFAULT: Final = "real"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """A device as the planner sees it. `rate_per_s`: requests it answers now; None when nothing is known yet."""
+    """A device as the planner sees it. `rate_per_s`: requests it answers now; None when nothing is known yet. `unfit`: why
+    it could not run the release, as far as it is known.
+    """
 
     device: str
     labels: Mapping[str, str]
     online: bool = True
     rate_per_s: float | None = None
+    unfit: str = ""
 
     @property
     def region(self) -> str:

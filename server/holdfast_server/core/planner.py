@@ -6,7 +6,8 @@ A plan is refused while it is written, with the field and the next step, rather 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -36,6 +37,8 @@ DEADLINE_WITH_WINDOWS_S: Final = 8 * 86_400
 COUNTED: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
 # When a release has no guardrail that counts of requests can answer.
 DEFAULT_GATES: Final = (Gate(metric="error_rate", threshold=0.02), Gate(metric="null_rate", threshold=0.02))
+# Reasons, and devices of each, that a note names.
+UNFIT_SHOWN: Final = 5
 DEFECTS_SHOWN: Final = (0.01, 0.05, 0.10)
 
 
@@ -79,7 +82,7 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
         soak_s=soak_s,
         deadline_s=deadline_s,
         windows=asked.windows,
-        notes=notes,
+        notes=(*notes, *_unfit(members)),
     )
 
 
@@ -286,6 +289,18 @@ def _refuse_a_wave_too_quiet(
             f"{wave.devices_min} must",
             field="requests_min",
             next_step="lower requests_min, lengthen deadline_s, or widen the wave",
+        )
+
+
+def _unfit(members: Sequence[Member]) -> Iterator[str]:
+    """By reason, the most devices first. They stay what they are, and count as members that do not serve it."""
+    reasons = Counter(member.unfit for member in members if member.unfit)
+    for why, count in reasons.most_common(UNFIT_SHOWN):
+        names = [member.device for member in members if member.unfit == why][:UNFIT_SHOWN]
+        more = f" and {count - len(names)} more" if count > len(names) else ""
+        yield (
+            f"{count} of {len(members)} device(s) cannot run it, as they last reported: {why} ({', '.join(names)}{more}); "
+            "they stay as they are, and their waves wait for them"
         )
 
 

@@ -30,6 +30,7 @@ from holdfast_server.core.standing import (
     other_environment,
     with_previous,
 )
+from holdfast_server.registry import fitting
 from holdfast_server.registry.manifests import stored_release
 from holdfast_server.rollouts import storage, views
 from holdfast_server.rollouts.context import Context
@@ -112,7 +113,12 @@ def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: st
         rollout=_new_id(connection, "r", command_id),
         release=release,
         digest=ref.digest,
-        fleet=members(connection, act.pipeline, now=now.at),
+        fleet=members(
+            connection,
+            act.pipeline,
+            asked=fitting.needs(connection, ref.digest, environment or release.environments[0]),
+            now=now.at,
+        ),
     )
     made = with_previous(standing, made)
     check_free(standing, made)

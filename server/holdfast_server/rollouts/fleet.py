@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import Connection, func, select
 
 from holdfast_server.core.plan import Member
 from holdfast_server.core.release_in import ReleaseIn, Taken, in_environment
 from holdfast_server.core.returning import Said
+from holdfast_server.registry import fitting
+from holdfast_server.registry.fitting import Needs
 from holdfast_server.store import schema
 from holdfast_server.store.devices import SEEN_LATELY_US
-from holdfast_shared.wire.report import PipelineReport
+from holdfast_shared.wire.report import MachineFacts, PipelineReport
 
 # Parameters of one query: SQLite allows 32,766, older ones 999.
 QUERIED_MAX: Final = 500
 # Long enough for a few windows of a quiet device, short enough to be about now.
 RATE_WINDOW_US: Final = 120_000_000
+# Kinds of machines whose fitness is remembered while one plan is made: a fleet has a few.
+MACHINES_MAX: Final = 1_000
 
 
 class Spoken(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +34,7 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True):
     sent_monotonic_us: int
     boot: str
     pipelines: tuple[PipelineReport, ...] = ()
+    machine: MachineFacts | UnsetType = UNSET
 
     def of(self, pipeline: str) -> PipelineReport | None:
         return next((one for one in self.pipelines if one.pipeline == pipeline), None)
@@ -146,9 +153,10 @@ class Fleet:
             yield Said(device=name, serving=mark, at_monotonic_us=at)
 
 
-def members(connection: Connection, pipeline: str, *, now: int) -> list[Member]:
-    """The fleet as the planner sees it, with the rate of requests of the last minutes."""
+def members(connection: Connection, pipeline: str, *, asked: Needs, now: int) -> list[Member]:
+    """The fleet as the planner sees it, with the rate of requests of the last minutes, and what could not run what is `asked`."""
     fleet = Fleet()
+    lacking = functools.lru_cache(maxsize=MACHINES_MAX)(functools.partial(fitting.lacking, asked))
     fleet.refresh(connection)
     rates = _rates(connection, pipeline, now)
     return [
@@ -157,6 +165,7 @@ def members(connection: Connection, pipeline: str, *, now: int) -> list[Member]:
             labels=one.labels,
             online=fleet.online(one, now),
             rate_per_s=rates.get(one.device),
+            unfit=lacking(one.spoken.machine) if one.spoken is not None else "",
         )
         for one in fleet.devices.values()
     ]

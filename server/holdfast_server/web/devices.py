@@ -37,6 +37,7 @@ class Pipeline:
     expected: str
     expected_colour: str
     why: str
+    unfit: str
     waiting_for: str
 
 
@@ -104,6 +105,7 @@ def _pipeline(one: Any, colours: Colours) -> Pipeline:
         expected=target.get("version") or "",
         expected_colour=colour(colours, name, target.get("version")),
         why=expected.get("reason") or "",
+        unfit=expected.get("unfit") or "",
         waiting_for=one.get("waiting_for") or "",
     )
 

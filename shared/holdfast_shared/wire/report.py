@@ -169,6 +169,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     began_monotonic_us: CounterField | None = None
 
 
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a variant of a model may ask for, as the device finds it in itself: see `holdfast_shared.variants.Machine`."""
+
+    architecture: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    memory_bytes: CounterField
+    runtimes: Annotated[tuple[NameField, ...], msgspec.Meta(max_length=16)] = ()
+    accelerators: Annotated[tuple[TextField, ...], msgspec.Meta(max_length=16)] = ()
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=TYPE):
     """One signed statement. `health` comes at every interval; `event` as soon as something happened."""
 
@@ -189,3 +198,4 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=TY
     windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=WINDOWS_MAX)] = ()
     events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
     critical: tuple[str, ...] = ()
+    machine: MachineFacts | msgspec.UnsetType = msgspec.UNSET  # an older agent's reports say nothing of it
