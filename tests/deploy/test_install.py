@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,13 @@ from typing import Final
 import pytest
 
 from holdfast_agent.edge import configuration
-from support import confined
+from support import confined, wheels
 from support.services import need_program
 
 ROOT: Final = Path(__file__).parents[2]
 INSTALL, UNINSTALL = ROOT / "deploy" / "install", ROOT / "deploy" / "uninstall"
+# Large, and installed like the rest.
+RUNTIME: Final = ("flatbuffers", "numpy", "onnxruntime", "protobuf")
 UNITS: Final = ("holdfast-agent.service", "holdfast-gateway.service", "holdfast-gateway.socket")
 
 
@@ -59,6 +63,27 @@ def install(root: Path, wheel: Path, *more: str) -> subprocess.CompletedProcess[
     return run(INSTALL, *common, *more)
 
 
+def checkout_of(folder: Path, of_wheels: Path) -> Path:
+    """A checkout whose lock is of wheels that can be made here: what the agent needs, by hash, without what runs models.
+
+    They are this environment's own packages, packed again into `of_wheels`: those of the real lock would have to be fetched.
+    """
+    shutil.copytree(ROOT / "deploy", folder / "deploy")
+    name = f"agent-onnx-py{sys.version_info.major}{sys.version_info.minor}.txt"
+    lock = folder / "scripts" / "locks" / name
+    lock.parent.mkdir(parents=True)
+    of_wheels.mkdir()
+    lines = []
+    for package in re.findall(r"^([a-z][\w-]*)==", (ROOT / "scripts" / "locks" / name).read_text(), re.MULTILINE):
+        if package not in RUNTIME:
+            packed = wheels.packed(package)
+            (of_wheels / packed.filename).write_bytes(packed.content)
+            version = importlib.metadata.version(package)
+            lines.append(f"{package}=={version} --hash={packed.digest}\n")
+    lock.write_text("".join(lines))
+    return folder
+
+
 def tree(root: Path) -> dict[str, tuple[int, int, int, bytes]]:
     """Mode, owner and content of every file that is not the program's own."""
     return {
@@ -96,6 +121,33 @@ def test_it_is_all_there_and_the_commands_run(installed: Path) -> None:
     for file in (*bin_.glob("*"), installed / "opt/holdfast/pyvenv.cfg"):
         if file.is_file() and not file.is_symlink():
             assert str(installed).encode() not in file.read_bytes(), f"{file.name} names where it was made"
+
+
+@pytest.mark.slow
+def test_its_dependencies_come_by_hash_from_a_folder_of_wheels(wheel: Path, tmp_path: Path) -> None:
+    """Without a network; and a wheel that is not the lock's stops it before anything of the old installation is touched."""
+    need_program("systemd-sysusers", "systemd")
+    of_wheels, root = tmp_path / "wheels", tmp_path / "root"
+    script = checkout_of(tmp_path / "checkout", of_wheels) / "deploy" / "install"
+    root.mkdir()
+    words = ("--root", root, "--python", sys.executable, "--wheel", wheel, "--wheels", of_wheels)
+    ended = run(script, *words)
+    assert ended.returncode == 0, ended.stderr
+    bin_ = root / "opt/holdfast/bin"
+
+    def runs() -> bool:
+        asked = [str(bin_ / "python"), "-I", str(bin_ / "holdfast-agent"), "--version"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout == "holdfast-agent 0.1.0\n"
+
+    assert runs(), "with nothing but what was installed"
+    assert not (root / "opt/holdfast/pyvenv.cfg").read_text().count("include-system-site-packages = true")
+    (other,) = of_wheels.glob("msgspec-*")
+    other.write_bytes(other.read_bytes() + b"\0")
+    ended = run(script, *words)
+    assert ended.returncode != 0
+    assert "is every wheel of" in ended.stderr
+    assert runs()
+    assert not (root / "opt/holdfast.new").exists()
 
 
 @pytest.mark.slow
@@ -227,3 +279,14 @@ def test_help_says_every_option(script: Path) -> None:
     said = run(script, "--help").stdout
     for option in set(re.findall(r"^    (--[a-z-]+)", script.read_text(), re.MULTILINE)) - {"--help"}:
         assert option in said
+
+
+@pytest.mark.parametrize("python", ["311", "312", "313"])
+def test_a_device_with_both_runtimes_has_one_lock_of_both(python: str) -> None:
+    """Each package at one version, and nothing that neither needs alone."""
+
+    def pinned(runtime: str) -> set[str]:
+        text = (ROOT / "scripts" / "locks" / f"agent-{runtime}-py{python}.txt").read_text()
+        return set(re.findall(r"^[a-z][\w-]*==", text, re.MULTILINE))
+
+    assert pinned("onnx-tflite") == pinned("onnx") | pinned("tflite")
