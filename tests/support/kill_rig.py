@@ -58,6 +58,9 @@ CONVERGE_S: Final = 600.0
 LIMITS: Final = Limits(deadline_ms=60_000, load_deadline_s=300)
 # Answered requests cost as much processor as the restarts between two kills: ten a second find the same.
 ASK_EVERY_S: Final = 0.1
+# What an answer takes is followed by so many times as long of silence: a starved machine is for the restarts, too.
+ASK_PAUSE: Final = 5.0
+HEALTH_S: Final = 10.0  # nobody here reads the reports
 LOOK_EVERY_S: Final = 0.1
 VICTIMS: Final = {"agent": 9, "fetch": 5, "worker": 2, "gateway": 1, "all": 2}
 
@@ -104,10 +107,11 @@ class Applications:
         self._pool.clear()
 
     def _run(self) -> None:
-        turn = 0
-        while not self._stopping.wait(ASK_EVERY_S):
-            turn += 1
+        turn, took_s = 0, 0.0
+        while not self._stopping.wait(max(ASK_EVERY_S, ASK_PAUSE * took_s)):
+            turn, began = turn + 1, time.monotonic()
             self.ask(turn % len(IMAGES))
+            took_s = time.monotonic() - began
 
     def ask(self, image: int) -> str:
         """The version that answered, or what kind of refusal it was."""
@@ -376,7 +380,7 @@ def running_rig(seed: int, folder: Path) -> Iterator[KillRig]:
     with running_mosquitto() as broker, contextlib.ExitStack() as stack:
         zygote = Zygote(MODULES)
         stack.callback(zygote.close)
-        bench = DeviceBench(folder, broker)
+        bench = DeviceBench(folder, broker, health_s=HEALTH_S)
         stack.callback(bench.close)
         rig = KillRig(seed, bench, zygote)
         stack.callback(rig.close)
