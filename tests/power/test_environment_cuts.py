@@ -29,8 +29,8 @@ from support.recorded_disk import Image, Medium, Moved, PowerCut, RecordedDisk, 
 pytestmark = pytest.mark.slow
 FULL: Final = os.environ.get("HOLDFAST_POWER_FULL") == "1"
 # Of the images that a cut leaves, as long as what is built has no environment's name; afterwards all are looked at.
-DRAWN: Final = None if FULL else 2
-BUILT_AGAIN_EVERY: Final = 1 if FULL else 12
+DRAWN: Final = 40 if FULL else 2
+BUILT_AGAIN_EVERY: Final = 3 if FULL else 12
 KILLS: Final = None if FULL else 4
 WORKER: Final = wheels.small("holdfast_worker", "0.0", {"holdfast_worker/__init__.py": b""})
 TIDY: Final = wheels.small("tidy", "1.0", {"tidy/__init__.py": b"ANSWER = 42\n"})
@@ -95,7 +95,8 @@ class Cutting:
 
     def at_every_operation(self, disk: RecordedDisk[None], first: int = 0) -> None:
         """`staging.stage` returned after the last of them: from then on it is there, whatever is lost."""
-        medium, drawn = Medium.of(disk), DRAWN
+        medium = Medium.of(disk)
+        drawn: int | None = DRAWN
         for index, operation in enumerate(disk.operations):
             medium.take(operation)
             if isinstance(operation, Moved) and operation.old.name.startswith(".partial-"):
