@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -17,6 +17,8 @@ from holdfast_gateway.confinement import Confinement
 # A killed process goes in no time, unless the kernel holds it at a disk; nothing waits for it meanwhile.
 REAP_EVERY_S: Final = 0.01
 REAP_EVERY_MAX_S: Final = 1.0
+# From the end of its connection to its own: the kernel closes files first. One that lives on without a connection is killed then.
+ENDING_S: Final = 0.25
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -97,11 +99,29 @@ class Child:
             self._confinement.let_go(self._group)
             self._group = None
 
+    def once_ended(self, call: Callable[[], None]) -> None:
+        """Call it, once: when the process has ended, which is a moment after its files were closed, at the latest in ENDING_S."""
+        try:
+            watched = os.pidfd_open(self.pid)
+        except OSError:  # no descriptor is free: it is told without
+            call()
+            return
+        loop = asyncio.get_running_loop()
+
+        def over() -> None:
+            late.cancel()
+            loop.remove_reader(watched)
+            os.close(watched)
+            call()
+
+        late = loop.call_later(ENDING_S, over)
+        loop.add_reader(watched, over)
+
     def ending(self) -> str:
         """How it ended, in words, as far as it is known."""
         code = self._process.poll()
         if code is None:
-            return "its connection broke"
+            return "its connection broke, and it lived on"
         if code < 0:
             names = {int(known): known.name for known in signal.Signals}
             return f"killed by {names.get(-code, f'signal {-code}')}"

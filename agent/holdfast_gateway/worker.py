@@ -11,6 +11,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -121,7 +122,9 @@ class Worker(asyncio.BufferedProtocol):
 
     def ask(self, inference: Inference) -> None:
         """Send it one more request; it must be ready, and `asked` shorter than ASKED_MAX."""
-        assert self._transport is not None
+        if self._transport is None:  # its connection is gone, and it is about to be lost with all that it was asked
+            self.asked.append(inference)
+            return
         body = inference.body
         head = protocol.ask_head(
             self._next_id + len(self.asked),
@@ -192,8 +195,10 @@ class Worker(asyncio.BufferedProtocol):
         self._transport = None
         if self._stopping and not self.asked:
             self._end()
-        else:
-            self._lose(self._loss, "")
+        elif not self._over and self._child is not None:
+            self._forget_timer()
+            # Who is asked from here on never reached it, and is not to blame.
+            self._child.once_ended(partial(self._lose, self._loss, "", blameless=not self.asked))
 
     # -- frames
 

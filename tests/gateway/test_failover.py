@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +16,7 @@ from holdfast_gateway.worker import ASKED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
 from holdfast_shared.wire.report import Window
-from support.gateway_bench import AgentEnd, GatewayBench, Queue, installed
+from support.gateway_bench import AgentEnd, GatewayBench, Queue, alive, eventually, installed
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +129,7 @@ def test_without_a_refuge_a_crash_is_an_error_that_says_so(bench: GatewayBench, 
     with bench.http() as http:
         status, answer = http.infer(all_="crash")
     assert status == 503
-    assert "killed by SIGKILL" in answer["error"] or "connection broke" in answer["error"]
+    assert "killed by SIGKILL" in answer["error"]
     assert counted(pair.window(pair.serving)) == {"requests": 1, "errors": 1}
 
 
@@ -167,6 +170,42 @@ def test_a_lost_worker_says_how_it_was_lost(bench: GatewayBench, pair: Pair, wha
     with bench.http() as http:
         http.infer(v1_1_0=what)
         assert pair.agent.until(partial(_ready_with_loads, pair.serving, 2)).code == code
+
+
+@pytest.mark.parametrize(
+    ("ends_ms", "said"), [(100, "killed by SIGSEGV"), (3_600_000, "its connection broke, and it lived on")]
+)
+def test_a_worker_whose_connection_goes_first_says_its_signal_all_the_same(
+    bench: GatewayBench, pair: Pair, ends_ms: int, said: str
+) -> None:
+    """The kernel closes a dying process's files a moment before its status is known."""
+    with bench.http() as http:
+        assert http.infer(v1_1_0=f"break:{ends_ms}")[1]["model_version"] == "1.0.0"
+    assert said in pair.agent.until(partial(_lost_once, pair.serving)).detail
+
+
+def test_who_asks_a_worker_that_is_on_its_way_out_is_not_to_blame(bench: GatewayBench, pair: Pair) -> None:
+    leaving = pair.agent.until_state(pair.serving, "ready").worker_pid
+    with bench.http() as http:
+        assert http.infer(v1_1_0="leave:3600000")[1]["model_version"] == "1.1.0"
+        eventually(lambda: _watches_an_end(bench) or not alive(leaving), "its connection goes on")
+        assert http.infer()[1]["model_version"] == "1.0.0"
+    assert pair.agent.until(partial(_lost_once, pair.serving)).code == "crash"
+    assert "errors" not in counted(pair.window(pair.serving))
+
+
+def _watches_an_end(bench: GatewayBench) -> bool:
+    """Whether the gateway waits for the end of a process."""
+    found = []
+    for descriptor in Path(f"/proc/{bench.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found.append(os.readlink(descriptor))  # noqa: PTH115 - no path
+    return "anon_inode:[pidfd]" in found
+
+
+def _lost_once(target: Target, message: FromGateway) -> SlotStatus | None:
+    slots = message.slots if isinstance(message, Status) else ()
+    return next((one for one in slots if one.target == target and one.losses == 1), None)
 
 
 def test_a_lost_worker_is_started_again(bench: GatewayBench, pair: Pair) -> None:

@@ -2,7 +2,8 @@
 
 A request's body says what becomes of it, by release version: `{"id": "7", "do": {"1.2.0": "crash"}}`; `"*"` is every other
 version, and what is not named is answered well. One of: ok, null, error, fault, crash, hang, garbage, wrong-id, slow:<ms>,
-big:<bytes>. A release's annotations say how it loads: `{"load": "ok" | "crash" | "hang" | "slow:<ms>" | "fail:<code>"}`, and
+big:<bytes>, break:<ms> (its connection ends, itself by SIGSEGV so much later), leave:<ms> (the same, once it has answered).
+A release's annotations say how it loads: `{"load": "ok" | "crash" | "hang" | "slow:<ms>" | "fail:<code>"}`, and
 what becomes of requests that say nothing: `{"do": "…"}`. STAND_IN_VERSION is the protocol's version that it
 claims, STAND_IN_OLDEST the oldest it claims besides.
 """
@@ -95,6 +96,8 @@ def _answer(gateway: socket.socket, ask: Ask, release: dict[str, Any]) -> tuple[
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang":
             time.sleep(3600)
+        case "break":
+            _break(gateway, int(amount))
         case "wrong-id":
             gateway.sendall(protocol.answer_head(ask.id + 1, Outcome.OK, header_length=2, compute_us=0, body_bytes=0))
         case "garbage":
@@ -109,9 +112,19 @@ def _answer(gateway: socket.socket, ask: Ask, release: dict[str, Any]) -> tuple[
             return Outcome.INPUT_FAULT, NO_HEADER, json.dumps({"error": "input x is missing"}).encode()
     body = json.dumps(answer).encode()
     outcome = Outcome.NULL if what == "null" else Outcome.OK
+    if what == "leave":
+        head = protocol.answer_head(ask.id, outcome, header_length=NO_HEADER, compute_us=10, body_bytes=len(body))
+        gateway.sendall(head + body)
+        _break(gateway, int(amount))
     if ask.header_length == NO_HEADER:
         return outcome, NO_HEADER, body
     return outcome, len(body), body + bytes(ask.body[length:])
+
+
+def _break(gateway: socket.socket, lives_on_ms: int) -> None:
+    gateway.shutdown(socket.SHUT_RDWR)
+    time.sleep(lives_on_ms / 1000)
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def _next_frame(stream: IO[bytes]) -> memoryview | None:
