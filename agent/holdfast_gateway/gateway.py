@@ -21,6 +21,7 @@ from holdfast_agent.edge.configuration import Configuration
 from holdfast_agent.edge.service import ServiceManager
 from holdfast_gateway import confinement, fingerprints
 from holdfast_gateway.agent_link import AgentLink
+from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import (
     AcknowledgeWindows,
     CloseWindows,
@@ -37,7 +38,7 @@ from holdfast_gateway.http_service import HttpService
 from holdfast_gateway.metrics import Metrics
 from holdfast_gateway.open_inference import OpenInference
 from holdfast_gateway.pipeline import Pipeline
-from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.slot import Slot
 from holdfast_gateway.windows import Ledger
 from holdfast_shared import durable
 from holdfast_shared.assign import Target

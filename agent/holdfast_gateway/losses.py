@@ -16,6 +16,8 @@ from holdfast_shared.failure_codes import FailureCode
 # The fourth loss within a minute is a loop: three may be one bad minute of the device, such as a shortage of memory.
 LOSSES_MAX: Final = 4
 LOSS_WINDOW_S: Final = 60.0
+# Loads that each take their whole deadline never lie within one window; so many in a row, and none was a bad minute.
+LATE_MAX: Final = 4
 # The first restart comes at once; later ones wait 0.1 s, 0.2 s, … for as long as starts lie within the window.
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
@@ -33,12 +35,17 @@ class Loss(StrEnum):
 class Losses:
     """Of one slot: `total` are the charged ones since it was loaded, `recent` those within the window."""
 
-    __slots__ = ("_charged", "_starts", "total")
+    __slots__ = ("_charged", "_late", "_starts", "total")
 
     def __init__(self) -> None:
         self._charged: deque[tuple[float, Loss]] = deque(maxlen=LOSSES_MAX)
         self._starts: deque[float] = deque(maxlen=16)
+        self._late = 0
         self.total = 0
+
+    def ready(self) -> None:
+        """It loaded in time after all."""
+        self._late = 0
 
     def started(self, now: float) -> None:
         self._starts.append(now)
@@ -51,6 +58,7 @@ class Losses:
     def charge(self, loss: Loss, now: float) -> str:
         """Count it; the failure code when it was lost too often, else empty. The last loss names the loop."""
         self.total += 1
+        self._late = self._late + 1 if loss is Loss.LATE else 0
         self._charged.append((now, loss))
         recent = [kind for at, kind in self._charged if now - at < LOSS_WINDOW_S]
-        return str(loss) if len(recent) >= LOSSES_MAX else ""
+        return str(loss) if len(recent) >= LOSSES_MAX or self._late >= LATE_MAX else ""

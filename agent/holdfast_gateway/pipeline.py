@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Final, Protocol
 
 from holdfast_gateway import settlement, standby
+from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Bad
 from holdfast_gateway.inference import Failure, Inference, error_of
@@ -21,7 +22,7 @@ from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.recent_answers import Prediction, RecentAnswers
 from holdfast_gateway.request_share import RequestShare
-from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.slot import Slot
 from holdfast_gateway.standby import KEPT_S, Memory
 from holdfast_gateway.waiting_room import ROOM_MAX, WaitingRoom
 from holdfast_gateway.windows import Ledger

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from holdfast_agent.edge.configuration import Standby
-from holdfast_agent.edge.layout import StateFolder
 from holdfast_gateway import manifest, standby
-from holdfast_gateway.confinement import Confinement
+from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import SlotState, SlotStatus
 from holdfast_gateway.counts import Counts
 from holdfast_gateway.inference import Inference
@@ -27,8 +22,6 @@ from holdfast_gateway.worker import ASKED_MAX, Lost, Worker
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
 from holdfast_shared.failure_codes import FailureCode
-from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
-from holdfast_shared.wire.environment import Settings
 from holdfast_worker.protocol import Answer, Failed, Load, Ready
 
 log = logging.getLogger(__name__)
@@ -38,40 +31,8 @@ WAITING_MAX: Final = 128
 # A slot that is not named any more answers what it was asked; each of those has its own deadline, all together this one.
 DRAIN_S: Final = 30.0
 DETAIL_CHARACTERS_MAX: Final = 500
-# Isolated: nothing around an environment, neither variables nor the current folder, adds to what it runs. And what was built is
-# not written to: a file that nobody listed is damage.
-WORKER_IN_ENVIRONMENT: Final = ("-I", "-B", "-m", "holdfast_worker")
 # What `Status` and the repository index say of it.
 COLD: Final = "kept cold ([gateway] standby): it is started when it is needed"
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What every slot of a gateway shares: where releases lie, and how a worker is started."""
-
-    folder: StateFolder
-    worker_command: Sequence[str]
-    confinement: Confinement = field(default_factory=Confinement)
-    standby: Standby = "auto"
-    workers: set[Worker] = field(default_factory=set)
-
-    def start(self, worker: Worker, environment: str, settings: Settings) -> None:
-        """Start its process in that environment, and know it until nothing is left of it."""
-        self.workers.difference_update([one for one in self.workers if one.gone])
-        self.workers.add(worker)
-        command = self.worker_command
-        if environment != SYSTEM_ENVIRONMENT:
-            command = (str(self.folder.environment_python(environment)), *WORKER_IN_ENVIRONMENT)
-        worker.start(command, self.confinement, settings.variables)
-
-    def settings_of(self, environment: str) -> Settings:
-        """Of an environment that is built here. Raises Damaged when it is not, or OSError."""
-        if environment == SYSTEM_ENVIRONMENT:
-            return Settings()
-        found = manifest.settings_of(self.folder.manifest(environment), environment)
-        if not os.access(self.folder.environment_python(environment), os.X_OK):
-            raise Damaged("its environment is not built, or its interpreter is gone", next_step="fetch it again")
-        return found
 
 
 class Pipeline(Protocol):
@@ -261,6 +222,7 @@ class Slot:
     # -- what its worker says
 
     def ready(self, ready: Ready) -> None:
+        self._losses.ready()
         self.ready_said = ready
         self.ready_at = self._loop.time()
         self.counts.measuring = ready.measuring

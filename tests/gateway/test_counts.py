@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_gateway.control import WINDOWS_KEPT_MAX
 from holdfast_gateway.counts import BUCKETS_MAX, Bad, Counts
-from holdfast_gateway.losses import LOSS_WINDOW_S, LOSSES_MAX, Loss, Losses
+from holdfast_gateway.losses import LATE_MAX, LOSS_WINDOW_S, LOSSES_MAX, Loss, Losses
 from holdfast_gateway.windows import Ledger
 from holdfast_shared.assign import Target
 from holdfast_shared.histogram import merged
@@ -152,6 +153,22 @@ def test_losses_within_a_minute_are_a_loop_and_the_last_one_names_it() -> None:
     assert [losses.charge(Loss.CRASH, float(at)) for at in range(LOSSES_MAX - 1)] == [""] * (LOSSES_MAX - 1)
     assert losses.charge(Loss.HANG, 5.0) == "hang-loop"
     assert losses.total == LOSSES_MAX
+
+
+def test_loads_that_are_late_in_a_row_are_a_loop_however_long_each_takes() -> None:
+    losses = Losses()
+    apart = 2 * LOSS_WINDOW_S
+    assert [losses.charge(Loss.LATE, at * apart) for at in range(LATE_MAX)] == [""] * (LATE_MAX - 1) + ["load-deadline"]
+
+
+@pytest.mark.parametrize("between", ["a load in time", "another loss"])
+def test_a_row_of_late_loads_is_broken_by_anything_else(between: str) -> None:
+    losses = Losses()
+    for at in range(10 * LATE_MAX):
+        if at % (LATE_MAX - 1) == 0 and between == "a load in time":
+            losses.ready()
+        other = at % LATE_MAX == 0 and between == "another loss"
+        assert losses.charge(Loss.CRASH if other else Loss.LATE, at * LOSS_WINDOW_S) == ""
 
 
 def test_losses_further_apart_are_no_loop() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import Route
 from holdfast_gateway.pipeline import LAST_RESORT_S, Pipeline
-from holdfast_gateway.slot import Bench, Slot
+from holdfast_gateway.slot import Slot
 from holdfast_gateway.windows import Ledger
 from holdfast_shared.assign import Target
 from support.gateway_bench import DEADLINE_S, PIPELINE, STAND_IN, installed

@@ -9,16 +9,17 @@ from typing import Final, NamedTuple
 from holdfast_agent.core.backoff import SECOND_US
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import State
+from holdfast_gateway.losses import LATE_MAX
 from holdfast_shared.wire.release import Limits, Release
 
 # The fetch has deadlines of its own; this one holds even for a fetch that has lost its mind.
 FETCH_US: Final = 6 * 3600 * SECOND_US
 # What keeps a staged release from being tried, and is no window, is a person's to clear up: by then somebody should know.
 STAGED_US: Final = 24 * 3600 * SECOND_US
-# The gateway keeps the release's load deadline; past that and this it has forgotten to tell us.
+# The gateway keeps the load deadlines; past them and this it has forgotten to tell us.
 GRACE_US: Final = 30 * SECOND_US
-# A gateway that was restarted starts the candidate's worker so often before it gives it up, each time up to its load deadline.
-LOADS: Final = 4
+# The gateway starts a candidate's worker so often before it gives it up, each time up to its load deadline.
+LOADS: Final = LATE_MAX
 # A shadow loads at the lowest priority, while others serve: it may take so many times as long by no fault of its own. Its
 # gateway gives it as long.
 SHADOW_PATIENCE: Final = 4
@@ -43,7 +44,7 @@ DEADLINES: Final[dict[State, Deadline]] = {
     State.FETCHING: Deadline("6 h", "always", State.IDLE),
     State.STAGED: Deadline("24 h", "outside of not_before and windows", State.IDLE),
     State.SELF_TESTING: Deadline(
-        "the release's load deadline + 30 s; to shadow, 4 of them", "while the gateway is connected", State.IDLE
+        "4 of the release's load deadlines + 30 s", "while the gateway is connected", State.IDLE
     ),
     State.TRIAL: Deadline(
         "until confirmed 4 load deadlines + 30 s, from there the release's soak; of a share of the requests, until the decision"
@@ -62,7 +63,7 @@ def fetched_by(now: Moment) -> int:
 
 def self_tested_by(release: Release | None, now: Moment) -> int:
     """When the gateway must have said how the self-test went."""
-    return now.monotonic_us + _load_us(release) + GRACE_US
+    return now.monotonic_us + LOADS * _load_us(release) + GRACE_US
 
 
 def shadow_tested_by(release: Release | None, now: Moment) -> int:

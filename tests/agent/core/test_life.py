@@ -7,11 +7,13 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from holdfast_agent.core import backoff
+from holdfast_agent.core import backoff, deadlines
 from holdfast_agent.core.commands import Save, Tell
 from holdfast_gateway.control import CloseWindows, RetryLoad
+from holdfast_gateway.losses import LATE_MAX
 from holdfast_shared.wire.assignment import Assignment, Rule
 from support.playbook import (
+    BEGAN,
     PIPELINE,
     SECOND,
     Playbook,
@@ -224,9 +226,20 @@ def test_what_fails_for_no_fault_of_its_own_is_tried_ever_less_often(device: Pla
 def test_a_gateway_that_does_not_answer_a_self_test_condemns_nothing(device: Playbook) -> None:
     device.assigned(rule("1"))
     device.fetched("1")
-    device.wait(61)
+    device.wait((deadlines.self_tested_by(release("1"), BEGAN) - BEGAN.monotonic_us) / SECOND + 1)
     assert device.pipeline.condemned_here == ()
     assert device.events("fetch_failed")[-1].code == "self-test-unanswered"
+
+
+def test_a_candidate_that_is_always_late_is_condemned_and_not_given_up_before_the_gateway_does(
+    device: Playbook,
+) -> None:
+    device.assigned(rule("1"))
+    device.fetched("1")
+    device.wait(LATE_MAX * release("1").limits.load_deadline_s + 1)
+    assert device.pipeline.state == "self_testing"
+    device.failed("1", "load-deadline")
+    assert [one.code for one in device.pipeline.condemned_here] == ["load-deadline"]
 
 
 def test_a_standby_refills_an_empty_previous_also_after_a_first_install(device: Playbook) -> None:

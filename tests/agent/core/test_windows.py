@@ -276,7 +276,7 @@ def test_what_came_to_nothing_between_its_windows_is_tried_again_from_the_disk()
     device.set_clock("2026-11-27T11:00:00")
     device.play(Tick())
     assert device.pipeline.state == "self_testing"
-    assert fetches(device.wait(120)) == ["look 2"]
+    assert fetches(device.wait(180)) == ["look 2"]
     assert [one.code for one in device.events("fetch_failed")] == ["self-test-unanswered"]
 
 

@@ -1,0 +1,50 @@
+"""What every slot of a gateway shares: where releases lie, and how a worker is started in its environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from holdfast_agent.edge.configuration import Standby
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_gateway import manifest
+from holdfast_gateway.confinement import Confinement
+from holdfast_gateway.worker import Worker
+from holdfast_shared.errors import Damaged
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+from holdfast_shared.wire.environment import Settings
+
+# Isolated: nothing around an environment, neither variables nor the current folder, adds to what it runs. And what was built is
+# not written to: a file that nobody listed is damage.
+WORKER_IN_ENVIRONMENT: Final = ("-I", "-B", "-m", "holdfast_worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One for a gateway. `workers` are those of which anything is left."""
+
+    folder: StateFolder
+    worker_command: Sequence[str]
+    confinement: Confinement = field(default_factory=Confinement)
+    standby: Standby = "auto"
+    workers: set[Worker] = field(default_factory=set)
+
+    def start(self, worker: Worker, environment: str, settings: Settings) -> None:
+        """Start its process in that environment, and know it until nothing is left of it."""
+        self.workers.difference_update([one for one in self.workers if one.gone])
+        self.workers.add(worker)
+        command = self.worker_command
+        if environment != SYSTEM_ENVIRONMENT:
+            command = (str(self.folder.environment_python(environment)), *WORKER_IN_ENVIRONMENT)
+        worker.start(command, self.confinement, settings.variables)
+
+    def settings_of(self, environment: str) -> Settings:
+        """Of an environment that is built here. Raises Damaged when it is not, or OSError."""
+        if environment == SYSTEM_ENVIRONMENT:
+            return Settings()
+        found = manifest.settings_of(self.folder.manifest(environment), environment)
+        if not os.access(self.folder.environment_python(environment), os.X_OK):
+            raise Damaged("its environment is not built, or its interpreter is gone", next_step="fetch it again")
+        return found
