@@ -40,8 +40,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file system with it, shared by tests that leave the program as it is."""
+def untouched(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file system with it, of which tests get copies: installing takes ten seconds of processor."""
     need_program("systemd-sysusers", "systemd")
     root = tmp_path_factory.mktemp("root")
     ended = install(root, wheel)
@@ -49,12 +49,21 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def installed(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by tests that leave the program as it is."""
+    return copy_of(untouched, tmp_path_factory.mktemp("copy"))
+
+
 @pytest.fixture
-def installed_fresh(wheel: Path, tmp_path: Path) -> Path:
-    need_program("systemd-sysusers", "systemd")
-    ended = install(tmp_path, wheel)
-    assert ended.returncode == 0, ended.stderr
-    return tmp_path
+def installed_fresh(untouched: Path, tmp_path: Path) -> Path:
+    return copy_of(untouched, tmp_path)
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    """With owners and modes. What was installed names no folder that it was made in, as a test asserts."""
+    subprocess.run(["cp", "-a", f"{root}/.", folder], check=True, timeout=60)
+    return folder
 
 
 def install(root: Path, wheel: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -253,13 +262,12 @@ def test_a_folder_that_is_not_ours_is_neither_replaced_nor_removed(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_uninstall_keeps_what_cannot_be_made_again_and_purge_does_not(tmp_path: Path, wheel: Path) -> None:
-    assert install(tmp_path, wheel).returncode == 0
-    (tmp_path / "etc/holdfast/device.key").write_text("secret\n")
-    (tmp_path / "var/lib/holdfast/record.a").write_text("state\n")
-    ended = run(UNINSTALL, "--root", tmp_path)
+def test_uninstall_keeps_what_cannot_be_made_again_and_purge_does_not(installed_fresh: Path) -> None:
+    (installed_fresh / "etc/holdfast/device.key").write_text("secret\n")
+    (installed_fresh / "var/lib/holdfast/record.a").write_text("state\n")
+    ended = run(UNINSTALL, "--root", installed_fresh)
     assert ended.returncode == 0, ended.stderr
-    left = {name for name in tree(tmp_path) if "holdfast" in name}
+    left = {name for name in tree(installed_fresh) if "holdfast" in name}
     assert left == {
         "etc/holdfast",
         "etc/holdfast/agent.toml",
@@ -267,10 +275,10 @@ def test_uninstall_keeps_what_cannot_be_made_again_and_purge_does_not(tmp_path: 
         "var/lib/holdfast",
         "var/lib/holdfast/record.a",
     }
-    assert not (tmp_path / "opt/holdfast").exists()
-    assert run(UNINSTALL, "--root", tmp_path).returncode == 0, "again is no error"
-    assert run(UNINSTALL, "--root", tmp_path, "--purge").returncode == 0
-    assert {name for name in tree(tmp_path) if "holdfast" in name} == set()
+    assert not (installed_fresh / "opt/holdfast").exists()
+    assert run(UNINSTALL, "--root", installed_fresh).returncode == 0, "again is no error"
+    assert run(UNINSTALL, "--root", installed_fresh, "--purge").returncode == 0
+    assert {name for name in tree(installed_fresh) if "holdfast" in name} == set()
 
 
 @pytest.mark.parametrize("script", [INSTALL, UNINSTALL], ids=lambda script: script.name)
