@@ -22,6 +22,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 from holdfast_shared.identifiers import digest_of
 
@@ -66,6 +67,11 @@ def load() -> Data:
 
 def write_releases(data: Data, folder: Path) -> dict[str, Path]:
     """A release folder for each version, ready for `holdfast publish`."""
+    with threadpool_limits(1):  # for matrices this small, several threads mostly wait for each other
+        return _write_releases(data, folder)
+
+
+def _write_releases(data: Data, folder: Path) -> dict[str, Path]:
     written = {}
     for version, description, layers, with_height in (
         (GOOD, "A linear model.", _linear(data.training), False),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from holdfast_shared.wire.release import Datatype, Tensor
 
@@ -288,7 +289,8 @@ def _inked() -> npt.NDArray[np.bool_]:
 @functools.cache
 def fitted(strength: float) -> tuple[Floats, Floats]:
     """Weights [64, 10] and bias [10] of a logistic regression of the digits."""
-    fitted = LogisticRegression(C=strength, max_iter=500).fit(images(), labels())
+    with threadpool_limits(1):  # for matrices this small, several threads wait for each other: ten times the processor
+        fitted = LogisticRegression(C=strength, max_iter=500).fit(images(), labels())
     return fitted.coef_.T.astype(np.float32), fitted.intercept_.astype(np.float32)
 
 
