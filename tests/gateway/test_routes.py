@@ -58,9 +58,11 @@ def test_each_connection_sees_the_switch_once(bench: GatewayBench) -> None:
     with Load(bench) as load:
         load.until_answered_by("1.0.0")
         agent.until_in_force(agent.serve(new, refuge=old))
-        done = len(load.answers)
+        done = [len(own) for own in load.versions_each]
         load.until_answered_by("1.1.0", 50)
-    assert "1.0.0" not in load.versions()[done + 4 :]  # what the four connections had under way
+    for count, own in zip(done, load.versions_each, strict=True):
+        assert "1.0.0" not in own[count + 1 :]  # one more was under way
+        assert own == sorted(own)
 
 
 def test_a_tested_release_gets_no_request(bench: GatewayBench) -> None:

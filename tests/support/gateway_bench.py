@@ -171,10 +171,11 @@ class Load:
         """They send `raw`, or ask the stand-in to `do`."""
         self._raw = raw
         self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.versions_each: list[list[str]] = [[] for _ in range(connections)]  # by connection, in its order
         self.faults: list[str] = []
         self._bench, self._do = bench, do
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(connections)]
+        self._threads = [threading.Thread(target=self._run, args=(own,), daemon=True) for own in self.versions_each]
 
     def __enter__(self) -> Load:
         for thread in self._threads:
@@ -186,11 +187,13 @@ class Load:
         for thread in self._threads:
             thread.join(timeout=DEADLINE_S)
 
-    def _run(self) -> None:
+    def _run(self, own: list[str]) -> None:
         with self._bench.http() as http:
             while not self._stopping.is_set():
                 try:
-                    self.answers.append(http.infer_raw(self._raw) if self._raw else http.infer(**self._do))
+                    answer = http.infer_raw(self._raw) if self._raw else http.infer(**self._do)
+                    self.answers.append(answer)
+                    own.append(str(answer[1].get("model_version", "")))
                 except (OSError, HTTPException, ValueError) as error:
                     self.faults.append(f"{type(error).__name__}: {error}")
                     return
