@@ -11,17 +11,19 @@ from collections import deque
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from holdfast_gateway import manifest, standby
+from holdfast_gateway import manifest, standby, suspicion
 from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import SlotState, SlotStatus
 from holdfast_gateway.counts import Counts
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import Loss, Losses
 from holdfast_gateway.manifest import Facts
+from holdfast_gateway.suspicion import Finding
 from holdfast_gateway.worker import ASKED_MAX, Lost, Worker
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
-from holdfast_shared.failure_codes import FailureCode
+from holdfast_shared.failure_codes import FailureCode, condemns
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_worker.protocol import Answer, Failed, Load, Ready
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Slot:
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
         self._on_demand = False  # it is cold, or was when it was last started
+        self._suspect = False  # it failed, and its environment is read before that is told
         self._start_due = False  # as soon as the worker that is being stopped has ended
 
     def __str__(self) -> str:
@@ -252,7 +255,7 @@ class Slot:
         log.warning("%s: its worker was lost (%s): %s", self, lost.loss.name.lower(), lost.detail)
         self._worker = None
         self.counts.life.losses += 1
-        if self._retired or self.state == "failed":
+        if self._retired or self._suspect or self.state == "failed":
             self._pipeline.lost(self, lost)
             self.ended()
             return
@@ -278,7 +281,7 @@ class Slot:
         code = self._losses.charge(loss, self._loop.time())
         if self.state != "failed":
             self.code = FailureCode.HANG if loss is Loss.HANG else FailureCode.CRASH
-        if code and self.state != "failed" and not self._retired:
+        if code and self.state != "failed" and not (self._retired or self._suspect):
             self._fail(code, self.detail)
             self.kill()
         else:
@@ -306,7 +309,7 @@ class Slot:
     @property
     def comes_back(self) -> bool:
         """Its worker is being started again, or because it is needed: it is worth waiting for."""
-        return self.state == "loading" and (self.ready_said is not None or self._on_demand)
+        return self.state == "loading" and not self._suspect and (self.ready_said is not None or self._on_demand)
 
     @property
     def cold(self) -> bool:
@@ -345,7 +348,24 @@ class Slot:
         self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self.memory_bytes())
 
     def _fail(self, code: str, detail: str) -> None:
+        """It has failed for good. What would condemn it is told once its environment, if it has one of its own, proved whole."""
         self._forget_timer()
+        if self.target.environment == SYSTEM_ENVIRONMENT or not condemns(code):
+            self._fail_now(code, detail)
+            return
+        log.warning("%s: its environment is verified before this is held against it: %s: %s", self, code, detail)
+        self._suspect = True
+        self._become("loading")
+        self.hand_back()
+
+        def told(found: Finding) -> None:
+            self._suspect = False
+            if not self._retired:
+                self._fail_now(found.code or code, found.detail or detail)
+
+        suspicion.verify(self._bench.folder.environment(self.target.environment), told)
+
+    def _fail_now(self, code: str, detail: str) -> None:
         self.code, self.detail = code, detail[:DETAIL_CHARACTERS_MAX]
         self.failed_at = self._loop.time()
         log.error("%s has failed: %s: %s", self, code, self.detail)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from holdfast_agent.edge import blobs
+from holdfast_agent.edge import blobs, environments
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch import building
 from holdfast_agent.fetch.patience import Deadline
@@ -139,6 +139,8 @@ def test_the_self_test_fails_in_an_environment_that_answers_otherwise(bench: Gat
         bench.folder.environment(built.made.digest), environment, symlinks=True, copy_function=_linked
     )  # instead of building the same 120 MB again
     next(environment.glob("lib/python*/site-packages")).joinpath("sitecustomize.py").write_bytes(SWAYING)
+    (environment / environments.LIST).unlink()
+    environments.write_list(environment)
     good = release(bench, "1.0.0", built.made.digest)
     ref = installed_release.install(
         bench.folder,
@@ -166,5 +168,23 @@ def test_an_environment_that_is_not_there_is_damage_and_condemns_nothing(bench: 
     worker_of(agent, Target(release=target.release))
     assert ask(bench)[0] == 200
     aside.rename(environment)
+    agent.say(RetryLoad(target=target.key))
+    worker_of(agent, target)
+
+
+def test_an_environment_that_rotted_is_damage_and_not_the_releases_failure(bench: GatewayBench, built: Built) -> None:
+    """A worker that is started in it dies as one of a bad release would. Mended, it is loaded, and nothing was condemned."""
+    agent, target = bench.agent(), release(bench, "1.0.0", built.made.digest)
+    package = "lib/python*/site-packages/numpy/__pycache__/__init__.*.pyc"
+    rotten = next(bench.folder.environment(built.made.digest).glob(package))
+    whole = rotten.read_bytes()
+    rotten.unlink()  # it is linked to what other tests use
+    rotten.write_bytes(whole[:16] + b"\xff" * (len(whole) - 16))
+    agent.serve(target, refuge=Target(release=target.release))
+    failed = agent.until_state(target, "failed")
+    assert failed.code == "damaged-blob"
+    assert f"{rotten.name} is not what was built" in failed.detail
+    assert ask(bench)[0] == 200
+    rotten.write_bytes(whole)
     agent.say(RetryLoad(target=target.key))
     worker_of(agent, target)
