@@ -106,7 +106,12 @@ def work(connection: socket.socket) -> int:
         measuring=runner.measuring,
     )
     channel.send(control(Kind.READY, ready))
-    serve(channel, runner, tells_measures=wanted.measures)
+    if wanted.shadows:
+        from holdfast_worker import comparison  # noqa: PLC0415 - only a shadow needs it
+
+        comparison.compare_all(channel, runner)
+    else:
+        serve(channel, runner, tells_measures=wanted.measures)
     return EXIT_DONE
 
 

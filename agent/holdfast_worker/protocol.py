@@ -8,6 +8,9 @@ versions, and the gateway names in `Load` the newest that both speak. All intege
     ask       = id u64 ‖ wants_binary u8 ‖ header_length u32 ‖ body of the HTTP request              (kind ASK)
     measured  = JSON array of `Measured`, about the answer that follows, where LOAD asked for it     (kind MEASURED)
     answer    = id u64 ‖ outcome u8 ‖ header_length u32 ‖ compute_us u32 ‖ body of the HTTP response (kind ANSWER)
+    compare   = id u64 ‖ header_length u32 ‖ answer's header_length u32 ‖ request's bytes u32
+                ‖ body of the HTTP request ‖ body of the HTTP response that the serving release gave (kind COMPARE)
+    compared  = JSON array of `Compared`                                                             (kind COMPARED)
 
 `header_length` is the `Inference-Header-Content-Length` of the binary tensor extension, or NO_HEADER when the whole body is
 JSON. A body goes through as it came: the gateway never needs numpy, and a request that one slot could not answer is sent to
@@ -15,6 +18,7 @@ the other as the same bytes. A worker answers in the order it was asked, so a ga
 unanswered request is the one that a crash or a hang belongs to.
 
 Version 2 has `threads` in `Load`; a worker of version 1 reads past it. It reads past `measures` too, and measures nothing.
+Version 3 has COMPARE, in ASK's place and order: a release that shadows is asked nothing else. An older worker cannot shadow.
 """
 
 from __future__ import annotations
@@ -26,9 +30,18 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from holdfast_shared.wire.release import Tensor
-from holdfast_shared.wire.report import DRIFT_BINS_MAX, DRIFT_FEATURES_MAX, LABELS_MAX, SCORE_BINS, Isolation
+from holdfast_shared.wire.report import (
+    DIFFERENCE_BINS,
+    DRIFT_BINS_MAX,
+    DRIFT_FEATURES_MAX,
+    LABELS_MAX,
+    SCORE_BINS,
+    Isolation,
+)
 
-VERSION: Final = 2
+VERSION: Final = 3
+# The first with COMPARE.
+COMPARES: Final = 3
 # The oldest that this code still speaks, on either side.
 OLDEST: Final = 1
 # A length, then what it counts. A larger frame is a peer that lost its place in the stream.
@@ -40,6 +53,7 @@ FINGERPRINT_BETWEEN: Final = "; "
 # Length and kind go with the head, so that a frame leaves in one write: head ‖ body.
 ASK_HEAD: Final = struct.Struct(">IBQBI")
 ANSWER_HEAD: Final = struct.Struct(">IBQBII")
+COMPARE_HEAD: Final = struct.Struct(">IBQIII")
 
 
 # Threads of one worker: a few for its runtime, and some that libraries start without being asked.
@@ -55,6 +69,8 @@ class Kind(IntEnum):
     ASK = 6
     ANSWER = 7
     MEASURED = 8  # worker: what it measured of the answer that follows; only where LOAD asked for it
+    COMPARE = 9  # gateway: a request, and what the serving release answered
+    COMPARED = 10  # worker: how its own answer compares
 
 
 class Outcome(IntEnum):
@@ -94,6 +110,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     tasks_max: int = TASKS_MAX
     nice: int = 0
     measures: bool = False  # this gateway knows MEASURED
+    shadows: bool = False  # it will be asked COMPARE, and never ASK; only of a worker whose version has it
     unreadable: bool = False  # this gateway knows that code of FAILED
 
 
@@ -128,6 +145,23 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     drift: Annotated[
         tuple[Annotated[tuple[_DriftBin, ...], _Rows], ...], msgspec.Meta(max_length=DRIFT_FEATURES_MAX)
     ] = ()
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What a shadow made of one request. `rows` is 0 where there is nothing to compare: no answer that is OK (`outcome`), or
+    two answers that have not the same outputs. The bins are those of `ShadowCounts`, row by row.
+    """
+
+    id: int
+    outcome: Outcome
+    compute_us: Annotated[int, msgspec.Meta(ge=0)]
+    rows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    agreed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    difference: Annotated[int, msgspec.Meta(ge=0, lt=DIFFERENCE_BINS)] = 0
+    confidence: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
+    margin: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
+    serving_confidence: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
+    serving_margin: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,13 +203,21 @@ class Answer(NamedTuple):
     measured: Measured | None = None  # told by a frame of its own, before
 
 
+class Compare(NamedTuple):
+    id: int
+    request_header_length: int
+    answer_header_length: int
+    request: memoryview
+    answer: memoryview
+
+
 def agreed(oldest: int, newest: int) -> int | None:
     """The newest version that this code and a peer that speaks `oldest` to `newest` both speak; None: there is none."""
     found = min(VERSION, newest)
     return found if found >= max(OLDEST, oldest) else None
 
 
-def control(kind: Kind, message: Hello | Load | Ready | Failed | Stop | Measured) -> bytes:
+def control(kind: Kind, message: Hello | Load | Ready | Failed | Stop | Measured | Compared) -> bytes:
     """A control frame."""
     body = msgspec.json.encode(message)
     return LENGTH.pack(1 + len(body)) + bytes([kind]) + body
@@ -191,6 +233,29 @@ def answer_head(request: int, outcome: Outcome, *, header_length: int, compute_u
     return ANSWER_HEAD.pack(
         ANSWER_HEAD.size - LENGTH.size + body_bytes, Kind.ANSWER, request, outcome, header_length, compute_us
     )
+
+
+def compare_head(
+    request: int, *, request_header_length: int, answer_header_length: int, request_bytes: int, answer_bytes: int
+) -> bytes:
+    """What goes before the request's body and, behind it, the answer's."""
+    length = COMPARE_HEAD.size - LENGTH.size + request_bytes + answer_bytes
+    lengths = (request_header_length, answer_header_length, request_bytes)
+    return COMPARE_HEAD.pack(length, Kind.COMPARE, request, *lengths)
+
+
+def read_compare(frame: memoryview) -> Compare:
+    """From a whole frame, its length included. Raises ValueError where it holds less than it says."""
+    _, _, number, request_header_length, answer_header_length, size = COMPARE_HEAD.unpack_from(frame)
+    end = COMPARE_HEAD.size + size
+    if end > len(frame):
+        raise ValueError(f"a request of {size} bytes in a frame of {len(frame)}")
+    return Compare(number, request_header_length, answer_header_length, frame[COMPARE_HEAD.size : end], frame[end:])
+
+
+def decode_compared(frame: memoryview) -> Compared:
+    """From a whole frame, its length included. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(frame[LENGTH.size + 1 :], type=Compared)
 
 
 def read_ask(frame: memoryview) -> Ask:

@@ -289,6 +289,52 @@ DOCUMENTS: Final[dict[str, Any]] = {
             ),
         ),
     ),
+    "report-1-shadow": report.Report(
+        fleet="demo",
+        device="camera-7",
+        incarnation="0123456789abcdef",
+        number=44,
+        kind="health",
+        sent_at=1_790_000_000_000_000,
+        sent_monotonic_us=56_000_000,
+        boot="b",
+        membership_counter=4,
+        agent_version="0.1.0",
+        pipelines=(
+            report.PipelineReport(
+                pipeline="digits",
+                state="shadowing",
+                candidate=report.SlotReport(release=REF, environment="system", ready=True),
+            ),
+        ),
+        windows=(
+            report.Window(
+                window=9,
+                pipeline="digits",
+                release=REF,
+                environment="system",
+                opened_at=1,
+                closed_at=2,
+                shadow=report.ShadowCounts(
+                    requests=9,
+                    dropped=2,
+                    errors=2,
+                    hangs=1,
+                    nulls=1,
+                    incomparable=1,
+                    compared=10,
+                    agreed=9,
+                    difference=(3, 1) + (0,) * 7 + (1,),
+                    latency=Histogram(((120, 8),)),
+                    serving_latency=Histogram(((118, 8),)),
+                    confidence=(0,) * 18 + (4, 6),
+                    margin=(1,) + (0,) * 18 + (9,),
+                    serving_confidence=(0,) * 19 + (10,),
+                    serving_margin=(0,) * 19 + (10,),
+                ),
+            ),
+        ),
+    ),
     "command-1-rollback": command.Command(
         fleet="demo",
         id="0" * 32,
@@ -399,6 +445,13 @@ def test_every_field_of_a_window_has_a_value() -> None:
     windows = [one for value in DOCUMENTS.values() if isinstance(value, report.Report) for one in value.windows]
     for field in msgspec.structs.fields(report.Window):
         assert field.required or any(getattr(one, field.name) != field.default for one in windows), field.name
+
+
+def test_every_field_of_a_windows_shadow_has_a_value() -> None:
+    windows = [one for value in DOCUMENTS.values() if isinstance(value, report.Report) for one in value.windows]
+    shadows = [one.shadow for one in windows if one.shadow is not None]
+    for field in msgspec.structs.fields(report.ShadowCounts):
+        assert any(getattr(one, field.name) != field.default for one in shadows), field.name
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN / "older").glob("*.json")), ids=lambda path: path.stem)

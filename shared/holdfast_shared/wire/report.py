@@ -6,6 +6,7 @@ Unique by (device, incarnation, number), accepted in any order. Windows are coun
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -24,6 +25,10 @@ DRIFT_FEATURES_MAX: Final = 8
 DRIFT_BINS_MAX: Final = 16
 # Confidence and margin lie in 0…1 and are counted in so many equal bins.
 SCORE_BINS: Final = 20
+# How far a shadow's answer lies from the serving one: the largest difference of any two numbers of one request. The first bin
+# is "the same", the last "by more than 1"; between them a decade each.
+DIFFERENCE_EDGES: Final = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+DIFFERENCE_BINS: Final = len(DIFFERENCE_EDGES) + 1
 # Rows of one answer that are measured, and may be labelled.
 LABELS_MAX: Final = 64
 
@@ -118,6 +123,32 @@ class DriftCounts(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("counts and expected have the same bins")
 
 
+class ShadowCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a release that shadowed made of the requests that the serving one had answered well: each is in `requests`, once
+    its fate is known, or in `dropped`, never asked.
+
+    `errors` crashed, hung or raised; `nulls` were null; `incomparable` are those whose two answers have not the same outputs.
+    Of all others `compared` and `agreed` count *rows*; `difference` counts those requests by DIFFERENCE_EDGES, `latency` and
+    `serving_latency` by what the two models took to compute. The score bins are a window's, of the rows compared.
+    """
+
+    requests: CounterField = 0
+    dropped: CounterField = 0
+    errors: CounterField = 0
+    hangs: CounterField = 0
+    nulls: CounterField = 0
+    incomparable: CounterField = 0
+    compared: CounterField = 0
+    agreed: CounterField = 0
+    difference: Annotated[tuple[CounterField, ...], msgspec.Meta(max_length=DIFFERENCE_BINS)] = ()
+    latency: Histogram = Histogram()
+    serving_latency: Histogram = Histogram()
+    confidence: _ScoreBins = ()
+    margin: _ScoreBins = ()
+    serving_confidence: _ScoreBins = ()
+    serving_margin: _ScoreBins = ()
+
+
 class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Counts of one slot over one stretch of time. `latency` is of every attempt that reached the worker.
 
@@ -148,6 +179,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confidence: _ScoreBins = ()
     margin: _ScoreBins = ()
     drift: Annotated[tuple[DriftCounts, ...], msgspec.Meta(max_length=DRIFT_FEATURES_MAX)] = ()
+    shadow: ShadowCounts | None = None  # of a release that shadowed; all else is of one that answered
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -199,3 +231,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=TY
     events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=EVENTS_MAX)] = ()
     critical: tuple[str, ...] = ()
     machine: MachineFacts | msgspec.UnsetType = msgspec.UNSET  # an older agent's reports say nothing of it
+
+
+def difference_bin(value: float) -> int:
+    """Where in `ShadowCounts.difference` a request is counted."""
+    return bisect_left(DIFFERENCE_EDGES, value)
