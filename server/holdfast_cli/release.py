@@ -66,6 +66,34 @@ def show(session: Session, pipeline: str, version: str) -> None:
     )
 
 
+@release.command("shadow")
+@click.argument("pipeline")
+@click.argument("version")
+@reads
+@click.pass_obj
+def shadow(session: Session, pipeline: str, version: str) -> None:
+    """Show how a release did where it shadowed what served: agreement, latency, drift."""
+    found = session.server.get("releases", pipeline, version, "shadow")
+    if session.as_json:
+        output.as_json(found)
+        return
+    if not found["devices"]:
+        click.echo(f"no device has told of {pipeline} {version} as a shadow in the last {found['hours_asked']} hours")
+        return
+    output.fields(
+        [
+            ("release", f"{pipeline} {version}"),
+            ("devices", f"{found['devices']}, up to {found['hours']:g} hours each"),
+            ("requests", f"{found['requests']} asked, {found['dropped']} dropped"),
+            ("agreement", _agreement(found)),
+            ("not compared", f"{found['errors']} errors, {found['nulls']} nulls, {found['incomparable']} incomparable"),
+            ("latency", _latencies(found["latency_ms"])),
+            ("serving", _latencies(found["serving_latency_ms"])),
+            ("drift", ", ".join(f"{name} {_index(value)}" for name, value in sorted(found["drift"].items()))),
+        ]
+    )
+
+
 @release.command("compare")
 @click.argument("pipeline")
 @click.argument("from_version", metavar="FROM")
@@ -82,6 +110,21 @@ def compare(session: Session, pipeline: str, from_version: str, to_version: str)
         ("field", from_version, to_version),
         [(item["field"], item.get("from"), item.get("to")) for item in found["differences"]],
     )
+
+
+def _agreement(found: Any) -> str:
+    if found["agreement"] is None:
+        return "no row compared"
+    return f"{100 * found['agreement']:.2f} % of {found['compared']} rows"
+
+
+def _latencies(found: Any) -> str:
+    """At the lowest priority on its device: what a shadow takes is an upper bound."""
+    return ", ".join(f"{name} {'-' if value is None else f'{value:g} ms'}" for name, value in found.items())
+
+
+def _index(value: float | None) -> str:
+    return "unknown: too few rows" if value is None else f"{value:.3f}"
 
 
 def _model(model: Any) -> str:

@@ -97,6 +97,7 @@ def _asked(reads: Reads) -> dict[str, Callable[..., Response]]:
         "/releases": of_pipeline(reads.releases),
         "/releases/<pipeline>/compare": compared,
         "/releases/<pipeline>/<version>": plain(reads.release),
+        "/releases/<pipeline>/<version>/shadow": plain(reads.shadow),
         "/environments": plain(reads.environments),
         "/environments/<name>/<version>": plain(reads.environment),
         "/rollouts": of_pipeline(reads.rollouts),

@@ -13,7 +13,7 @@ from holdfast_server.context import Context
 from holdfast_server.core.segments import check_known
 from holdfast_server.ingest.tally import Tally
 from holdfast_server.registry import catalogue, fitting
-from holdfast_server.rollouts import views
+from holdfast_server.rollouts import shadows, views
 from holdfast_server.store import devices, outbox
 from holdfast_server.store.devices import Device
 from holdfast_server.store.schema import memberships
@@ -103,6 +103,11 @@ class Reads:
     def release(self, pipeline: str, version: str) -> Any:
         with self._context.database.read() as connection:
             return catalogue.shown(connection, pipeline, version)
+
+    def shadow(self, pipeline: str, version: str) -> Any:
+        """How the release did where it shadowed what served."""
+        with self._context.database.read() as connection:
+            return shadows.shown(connection, pipeline, version, self._now())
 
     def environments(self) -> Any:
         with self._context.database.read() as connection:

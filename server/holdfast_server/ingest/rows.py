@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast_shared import strict_json
-from holdfast_shared.wire.report import DriftCounts, Event, Report, Window
+from holdfast_shared.wire.report import DriftCounts, Event, Report, ShadowCounts, Window
 
 # A device whose clock was set while a window was open says that it took years. Rates are requests over time: a day at most.
 WINDOW_DURATION_MAX_US: Final = 86_400 * 1_000_000
@@ -21,6 +21,7 @@ class Measures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confidence: tuple[int, ...] = ()
     margin: tuple[int, ...] = ()
     drift: tuple[DriftCounts, ...] = ()
+    shadow: ShadowCounts | None = None
 
 
 def seen(report: Report, now: int) -> dict[str, Any]:
