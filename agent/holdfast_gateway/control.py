@@ -79,6 +79,21 @@ class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
     worker_pid: int = 0
 
 
+class Shadowing(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that shadows, for whoever asks on the device itself. Counts are of this gateway's life; `compared` and `agreed`
+    are rows.
+    """
+
+    name: str
+    version: str
+    state: SlotState
+    detail: str = ""
+    requests: int = 0
+    dropped: int = 0
+    compared: int = 0
+    agreed: int = 0
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True, tag_field="say", tag="status"):
     """What is: sent at every change, and on connect. `serial` is that of the Routes in force (0: from the record)."""
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from holdfast_gateway.lifetime import Lifetime
+from holdfast_gateway.shadow_counts import Comparisons
 from holdfast_shared.assign import Target
 from holdfast_shared.histogram import Histogram, bin_of
 from holdfast_shared.wire.report import DRIFT_BINS_MAX, SCORE_BINS, DriftCounts, Window
@@ -107,6 +110,7 @@ class Counts:
         "memory_bytes_max",
         "opened_at_us",
         "pipeline",
+        "shadow",
         "target",
     )
 
@@ -116,6 +120,7 @@ class Counts:
         self.opened_at_us = wall_us
         self.memory_bytes_max = 0
         self.life = Lifetime()
+        self.shadow = Comparisons()  # where it is asked beside another
         self.measuring: Measuring | None = None  # what its worker said that it measures
         self._width_s = 1.0
         self._buckets: deque[_Bucket] = deque()
@@ -206,6 +211,8 @@ class Counts:
         """The open window; a new one is opened."""
         self._fold()
         window = self._window(self._open, number, self.opened_at_us, wall_us)
+        if not self.shadow.empty:
+            window = msgspec.structs.replace(window, shadow=self.shadow.taken())
         self._open = Sums()
         self.opened_at_us = wall_us
         self.memory_bytes_max = 0
@@ -213,7 +220,7 @@ class Counts:
 
     @property
     def open_is_empty(self) -> bool:
-        return self._open.empty and self._fresh.empty
+        return self._open.empty and self._fresh.empty and self.shadow.empty
 
     def _window(self, sums: Sums, number: int, opened_at: int, closed_at: int) -> Window:
         return Window(

@@ -127,7 +127,9 @@ class Gateway:
             log.error("%s", self._inference.unassigned)  # noqa: TRY400 - no trace: the bytes are wrong, not the code
             return []
         return [
-            Route(pipeline=name, serving=one.serving, refuge=one.refuge, requests=one.requests)
+            Route(
+                pipeline=name, serving=one.serving, refuge=one.refuge, requests=one.requests, shadow=one.shadow
+            )
             for name, one in pipelines.items()
         ]
 
@@ -210,6 +212,9 @@ class Gateway:
                 gateway=self._name,
                 runtime=fingerprints.together(_measured(serving) or _measured(slots)),  # what answers counts
                 isolation=self.isolation(),
+                shadows=tuple(
+                    one.beside.shadow.status() for one in self._pipelines.values() if one.beside.shadow is not None
+                ),
             )
         )
 

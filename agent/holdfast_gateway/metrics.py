@@ -189,6 +189,16 @@ def _in_our_names(versions: Iterable[_Version]) -> list[Family]:
     ]
 
 
+# Of a release that shadows; each by its name in `Comparisons.totals`.
+_SHADOWS: Final = (
+    ("requests", "Requests that a release which shadows was asked, and whose fate is known"),
+    ("dropped", "Requests that it was never asked: it had fallen behind, or was not there"),
+    ("errors", "Of those it was asked, the ones at which it crashed, hung or raised"),
+    ("nulls", "Those that it answered null"),
+    ("incomparable", "Those whose two answers have not the same outputs"),
+    ("compared", "Rows whose two answers were compared"),
+    ("agreed", "Of those, the ones that agree"),
+)
 _OURS: Final[tuple[tuple[str, str, Callable[[Counts], int]], ...]] = (
     ("holdfast_errors_total", "Attempts that crashed, hung or raised", lambda one: one.totals.errors),
     ("holdfast_hangs_total", "Attempts that were past their deadline", lambda one: one.totals.hangs),
@@ -206,6 +216,10 @@ _OURS: Final[tuple[tuple[str, str, Callable[[Counts], int]], ...]] = (
     ("holdfast_labelled_total", "Predictions whose true class was told", lambda one: one.totals.labelled),
     ("holdfast_agreed_total", "Of those, the ones that were right", lambda one: one.totals.agreed),
     ("holdfast_worker_starts_total", "Workers that were started", lambda one: one.life.starts),
+    *(
+        (f"holdfast_shadow_{name}_total", told, lambda one, name=name: getattr(one.shadow.totals, name))
+        for name, told in _SHADOWS
+    ),
     ("holdfast_worker_losses_total", "Workers that crashed, hung or were killed", lambda one: one.life.losses),
 )
 

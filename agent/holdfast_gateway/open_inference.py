@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from holdfast_gateway import exposition, feedback, statistics
+from holdfast_gateway.control import Shadowing
 from holdfast_gateway.http_connection import Connection
 from holdfast_gateway.http_message import Request
 from holdfast_gateway.inference import Inference, error_body
@@ -164,7 +165,8 @@ class OpenInference:
             case "server":
                 answer = {"name": NAME, "version": __version__, "extensions": EXTENSIONS}
                 # Not the protocol's: how this device's own commands learn it.
-                _say(connection, HTTPStatus.OK, {**answer, "isolation": self._isolation()})
+                said = {"isolation": self._isolation(), "shadows": self._shadows()}
+                _say(connection, HTTPStatus.OK, {**answer, **said})
             case "live":
                 _say(connection, HTTPStatus.OK, {"live": True})
             case "ready":
@@ -179,6 +181,10 @@ class OpenInference:
             case _:
                 slots = [slot for pipeline in self._pipelines.values() for slot in pipeline.slots.values()]
                 _say(connection, HTTPStatus.OK, {"model_stats": [statistics.of(slot) for slot in slots]})
+
+    def _shadows(self) -> list[Shadowing]:
+        found = (pipeline.beside.shadow for _, pipeline in sorted(self._pipelines.items()))
+        return [shadow.told() for shadow in found if shadow is not None]
 
     def why_not_ready(self) -> str:
         """Why some request would get no answer now; empty when every pipeline has one who answers."""

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from holdfast_gateway import settlement, standby
 from holdfast_gateway.bench import Bench
+from holdfast_gateway.beside import Beside
 from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Bad
 from holdfast_gateway.inference import Failure, Inference, error_of
@@ -73,6 +74,7 @@ class Pipeline:
         self._retiring: dict[str, Slot] = {}
         self._draining: set[Slot] = set()
         self._stopgap: Slot | None = None
+        self.beside = Beside(name, ledger, bench, listener.status_changed)
         self._awaited: Slot | None = None
         self._listener = listener
         self._ledger = ledger
@@ -107,6 +109,7 @@ class Pipeline:
         self._settle_who_answers()
         for slot in leaving:
             self._retire(slot)
+        self.beside.route(wanted.shadow, serves=bool(self.usable))
         self._listener.status_changed()
 
     def retire(self) -> None:
@@ -117,11 +120,12 @@ class Pipeline:
         """End what is still draining."""
         for slot in list(self._draining):
             slot.kill()
+        self.beside.kill()
 
     @property
     def empty(self) -> bool:
         """Nothing is left of it."""
-        return not self.slots and not self._draining
+        return not self.slots and not self._draining and self.beside.empty
 
     @property
     def settled(self) -> bool:
@@ -131,7 +135,7 @@ class Pipeline:
     @property
     def keys(self) -> set[str]:
         """Of every target that is here, or still draining."""
-        return {*self.slots, *(slot.target.key for slot in self._draining)}
+        return {*self.slots, *(slot.target.key for slot in self._draining), *self.beside.keys}
 
     def retry_load(self, key: str) -> None:
         """Start a slot again that had failed."""
@@ -142,6 +146,7 @@ class Pipeline:
         """Once a second: measure, and try again what failed when there is nothing else."""
         for slot in self.slots.values():
             slot.measure_memory()
+        self.beside.settle(serves=bool(self.usable))
         self._settle_refuge()
         if self.usable:
             return
@@ -229,6 +234,8 @@ class Pipeline:
                     self._awaited = None
                     self._listener.switched(self.name, slot.target, now)
                 self._tell_failures(inference)
+                if self.beside.shadow is not None and slot.target == self.wanted.serving:
+                    self.beside.offer(inference, answer)
             case Outcome.INPUT_FAULT:
                 inference.asker.answer(HTTPStatus.BAD_REQUEST, answer.header_length, answer.body)
                 settlement.faulty(slot, inference, now)

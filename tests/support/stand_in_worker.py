@@ -25,7 +25,7 @@ import msgspec
 
 from holdfast_shared.wire.release import Tensor
 from holdfast_worker import protocol
-from holdfast_worker.protocol import NO_HEADER, Ask, Failed, Hello, Kind, Load, Outcome, Ready
+from holdfast_worker.protocol import NO_HEADER, Ask, Compared, Failed, Hello, Kind, Load, Outcome, Ready
 
 
 def main() -> None:
@@ -74,6 +74,9 @@ def _answer_all(gateway: socket.socket, stream: IO[bytes], release: dict[str, An
     while (frame := _next_frame(stream)) is not None:
         if frame[4] == Kind.STOP:
             return
+        if frame[4] == Kind.COMPARE:
+            gateway.sendall(protocol.control(Kind.COMPARED, _compare(gateway, frame, release)))
+            continue
         ask = protocol.read_ask(frame)
         outcome, header_length, body = _answer(gateway, ask, release)
         head = protocol.answer_head(ask.id, outcome, header_length=header_length, compute_us=10, body_bytes=len(body))
@@ -125,6 +128,18 @@ def _break(gateway: socket.socket, lives_on_ms: int) -> None:
     gateway.shutdown(socket.SHUT_RDWR)
     time.sleep(lives_on_ms / 1000)
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _compare(gateway: socket.socket, frame: memoryview, release: dict[str, Any]) -> Compared:
+    """Of one row, which agrees unless it is told to `differ`; nothing is comparable that is `other`."""
+    asked = protocol.read_compare(frame)
+    ask = Ask(asked.id, False, asked.request_header_length, asked.request)
+    outcome, _, _ = _answer(gateway, ask, release)
+    what = json.loads(bytes(asked.request)).get("do", {}).get(release["version"], "ok")
+    rows = int(outcome is Outcome.OK and what != "other")
+    return Compared(
+        id=asked.id, outcome=outcome, compute_us=20, rows=rows, agreed=int(rows and what != "differ"), difference=0
+    )
 
 
 def _next_frame(stream: IO[bytes]) -> memoryview | None:

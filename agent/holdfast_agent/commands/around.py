@@ -110,6 +110,17 @@ def gateway(folder: StateFolder, saved: Record | None) -> Finding:
     return Finding(check="gateway", state="ok", said=f"{found.addresses.http} answers with {said}")
 
 
+def shadows(folder: StateFolder) -> Iterator[Finding]:
+    """What shadows, if anything does, and how it agrees."""
+    for one in gateway_says.now(folder).shadows:
+        said = gateway_says.shadow_line(one).strip()
+        if one.state == "ready":
+            yield Finding(check="shadow", state="ok", said=said)
+        else:
+            do = "nothing that serves depends on it; see the gateway's log: journalctl -u holdfast-gateway"
+            yield Finding(check="shadow", state="warn", said=said, do=do)
+
+
 def isolation(folder: StateFolder) -> Finding:
     """How workers are confined: by the gateway's word, or as a process of this user can confine itself."""
     found = gateway_says.now(folder)

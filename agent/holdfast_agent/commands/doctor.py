@@ -47,6 +47,7 @@ def _findings(config: Path) -> Iterator[Finding]:
     yield around.runtime()
     yield around.gateway(found.folder, saved)
     yield around.isolation(found.folder)
+    yield from around.shadows(found.folder)
     yield around.agent(found.folder)
     yield around.broker(found.broker.url)
     yield from around.server(found.server.url, known)

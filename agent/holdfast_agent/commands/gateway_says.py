@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_gateway.control import Shadowing
 from holdfast_shared.wire.report import Isolation
 
 # It is on this device, and answers this itself.
@@ -46,6 +47,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     addresses: Addresses | None = None
     pipelines: tuple[Answering, ...] = ()
     isolation: Isolation = Isolation()
+    shadows: tuple[Shadowing, ...] = ()
     why_not: str = ""
 
     def version_of(self, pipeline: str) -> str:
@@ -61,6 +63,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
             "unix": self.addresses.unix,
             "answers": {one.name: self.version_of(one.name) or None for one in self.pipelines},
             "isolation": msgspec.to_builtins(self.isolation),
+            "shadows": msgspec.to_builtins(self.shadows),
             "why_not": self.why_not,
         }
 
@@ -74,7 +77,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
             for one in self.pipelines
         ]
         first = f"gateway at {self.addresses.http} answers with" + ("" if said else " nothing yet")
-        return [first, *said, *isolation_lines(self.isolation)]
+        return [first, *said, *map(shadow_line, self.shadows), *isolation_lines(self.isolation)]
 
 
 def now(folder: StateFolder) -> Gateway:
@@ -103,6 +106,15 @@ def until_it_serves(folder: StateFolder, pipeline: str, version: str, *, within_
         time.sleep(_LOOK_EVERY_S)  # a person waits for one command; the gateway tells nobody
 
 
+def shadow_line(one: Shadowing) -> str:
+    """For a person: what shadows, and how it agrees."""
+    share = (
+        f"agrees on {100 * one.agreed / one.compared:.2f} % of {one.compared} rows" if one.compared else "no row yet"
+    )
+    why = f": {one.detail}" if one.state != "ready" and one.detail else ""
+    return f"  {one.name}: shadowed by {one.version} ({one.state}{why}), {share}, {one.dropped} requests dropped"
+
+
 def isolation_lines(isolation: Isolation) -> list[str]:
     """For a person: what holds, then what does not, and why."""
     applied = ", ".join(f"{name} ({how})" for name, how in sorted(isolation.applied.items()))
@@ -111,9 +123,10 @@ def isolation_lines(isolation: Isolation) -> list[str]:
 
 
 class _Server(msgspec.Struct, frozen=True):
-    """`/v2`. A gateway of an older version is silent about isolation."""
+    """`/v2`. A gateway of an older version is silent about isolation and shadows."""
 
     isolation: Isolation = Isolation()
+    shadows: tuple[Shadowing, ...] = ()
 
 
 def _asked(addresses: Addresses) -> Gateway:
@@ -123,8 +136,10 @@ def _asked(addresses: Addresses) -> Gateway:
         index = connection.getresponse().read(ANSWER_BYTES_MAX)
         connection.request("GET", "/v2")
         server = connection.getresponse().read(ANSWER_BYTES_MAX)
+    said = msgspec.json.decode(server, type=_Server)
     return Gateway(
         addresses=addresses,
         pipelines=msgspec.json.decode(index, type=tuple[Answering, ...]),
-        isolation=msgspec.json.decode(server, type=_Server).isolation,
+        isolation=said.isolation,
+        shadows=said.shadows,
     )

@@ -27,6 +27,7 @@ from holdfast_shared.wire.report import (
     Event,
     PipelineReport,
     Report,
+    ShadowCounts,
     SlotReport,
     Window,
 )
@@ -209,7 +210,14 @@ def _window_bytes(window: Window) -> int:
     """What it takes in a report, from above."""
     scores = len(window.confidence) + len(window.margin)
     drift = sum(_FEATURE_BYTES + _COUNT_BYTES * 2 * len(one.counts) for one in window.drift)
-    return _WINDOW_BYTES + _BIN_BYTES * len(window.latency.bins) + _COUNT_BYTES * scores + drift
+    own = _WINDOW_BYTES + _BIN_BYTES * len(window.latency.bins) + _COUNT_BYTES * scores + drift
+    return own + (_shadow_bytes(window.shadow) if window.shadow is not None else 0)
+
+
+def _shadow_bytes(shadow: ShadowCounts) -> int:
+    bins = len(shadow.latency.bins) + len(shadow.serving_latency.bins)
+    scores = (shadow.confidence, shadow.margin, shadow.serving_confidence, shadow.serving_margin, shadow.difference)
+    return _WINDOW_BYTES + _BIN_BYTES * bins + _COUNT_BYTES * sum(map(len, scores))
 
 
 def _loads(pending: Sequence[tuple[int, Window]]) -> list[list[tuple[int, Window]]]:
