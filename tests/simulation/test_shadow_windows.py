@@ -91,13 +91,18 @@ class World:
                     self.ledger.acknowledge(numbers)
 
     def restart_agent(self) -> None:
+        """What the gateway still has comes again; what only a dead one had told is lost with the agent that had heard it."""
         self.restarts += 1
+        first = self.device.record.windows_from
+        for number, window in self.device.device.desk.windows.items():
+            if number < first and window.shadow is not None:
+                self.lost = added(self.lost, window.shadow)
         self.follow(self.device.start(release("1"), release("2")))
         self._connect()
 
     def restart_gateway(self) -> None:
         """It dies, with all that it had told nobody."""
-        known = set(self.reported())
+        known = {*self.reported(), *self.device.device.desk.windows}
         first = self.device.record.windows_from
         held = [one.shadow for one in self.ledger.closed if first + one.window not in known]
         counts = self.ledger.counts_of(PIPELINE, target("2"), wall_us=0)

@@ -70,7 +70,7 @@ def test_latencies_of_both_are_of_the_same_requests_and_drift_is_between_their_s
 def test_a_window_that_is_reported_twice_counts_once_and_nothing_is_judged_by_it(ground: Ground) -> None:
     """Over the tables that ingest writes: a report, the same window in another report, and one that nobody shadowed."""
     reporter = Reporter().enrol(ground.database)
-    window = reporter.window(0, latency=Histogram(), shadow=ShadowCounts(requests=9, compared=9, agreed=8))
+    window = reporter.window(1, shadow=ShadowCounts(requests=9, compared=9, agreed=8))
     reports = [reporter.report(windows=(window,)), reporter.report(windows=(window, reporter.window(30)))]
     with ground.database.write() as connection:
         recording.record(connection, ground.director, reports, ground.now().at)
