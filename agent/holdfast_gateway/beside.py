@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from holdfast_gateway.bench import Bench
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.shadow import Shadow
-from holdfast_gateway.bench import Bench
 from holdfast_gateway.windows import Ledger
 from holdfast_shared.assign import Target
 from holdfast_worker.protocol import Answer

@@ -36,8 +36,10 @@ class ComparingWorker(Worker):
 
     def compare(self, asked: Shadowed) -> None:
         """Send it one; it must be ready, and have been asked nothing that it has not answered."""
-        assert self._transport is not None
         assert not self.asked
+        if self._transport is None:  # its connection is gone, and it is about to be lost with all that it was asked
+            self.asked.append(asked)
+            return
         head = protocol.compare_head(
             self._next_id,
             request_header_length=asked.header_length,

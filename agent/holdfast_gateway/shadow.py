@@ -134,6 +134,7 @@ class Shadow:
     # -- what its worker says
 
     def ready(self, ready: Ready) -> None:  # noqa: ARG002 - what serves has told of this device
+        self._losses.ready()
         self._become("ready")
         self._ask_next()
 
