@@ -216,7 +216,8 @@ def _serving(item: Any) -> str:
 def _state(item: Any) -> str:
     words = []
     for pipeline in item.get("pipelines", []):
-        words.append(pipeline["state"])
+        given = pipeline.get("requests")
+        words.append(f"{pipeline['state']} of {given['in_words']}" if given else pipeline["state"])
         words += [word for word in ("single", "degraded") if pipeline.get(word)]
     return ", ".join(words)
 

@@ -32,7 +32,17 @@ def rollout() -> None:
 @click.option(
     "--wave", "wave_texts", multiple=True, metavar="SHARE[ SELECTOR]",
     help="One step, in order: '5%' or '100% region in (eu-west, us-east), ring=canary'. "
+    "With 'requests=5%' at its end those devices give the release 5% of their requests. "
     "Default: ring=canary, then 1%, 5%, 20%, 100% of all regions.",
+)  # fmt: skip
+@click.option(
+    "--request-shares", metavar="SHARE,…",
+    help="Instead of waves of devices: the shares of requests that all of them give the release, one wave each, "
+    "such as '1%,5%,20%,100%'. A rollout ends with all requests, asked for or not.",
+)  # fmt: skip
+@click.option(
+    "--request-segment", metavar="SELECTOR",
+    help="Which requests these are shares of, by the requests' own parameters: 'tier=beta'. Default: all.",
 )  # fmt: skip
 @click.option(
     "--gate", "gate_texts", multiple=True, metavar="METRIC=THRESHOLD",
@@ -69,13 +79,16 @@ def plan(session: Session, /, **told: Any) -> None:
     Examples:
       holdfast rollout plan digits 1.1.0 --key anna.pem
       holdfast rollout plan digits 1.1.0 --wave '100% ring=canary' --wave 10% --wave 100% --gate latency_ms_p99=50
+      holdfast rollout plan digits 1.1.0 --request-shares 1%,5%,20%,100% --request-segment tier=beta
+      holdfast rollout plan digits 1.1.0 --wave '100% ring=canary, requests=5%' --wave '100% ring=canary' --wave 100%
     """
     act = signed_command.checked(
         RolloutPlan,
         pipeline=told["pipeline"],
         version=told["version"],
         segment=waves.segment(told["segment"]),
-        waves=tuple(waves.wave(text) for text in told["wave_texts"]),
+        waves=waves.waves(told["wave_texts"], told["request_shares"]),
+        requests=waves.request_segment(told["request_segment"]),
         gates=tuple(waves.gate(text) for text in told["gate_texts"]),
         windows=time_windows.windows(told["download_windows"], told["switch_windows"]),
         **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s", "environment")},

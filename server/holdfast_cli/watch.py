@@ -59,9 +59,9 @@ def _wave(wave: Any, largest: int) -> list[str]:
     bar = output.bar(wave.get("cohort") or 0, largest)
     which = output.plain(f"{where}, {labels}" if labels else where)
     reached = f"{wave.get('cohort')} devices ({output.share(wave.get('real_share'))})"
-    lines = [
-        f"  {wave['number']:>2}  {bar}  {output.share(wave['share']):>6} of {which}: {reached}  {output.state(wave['state'])}"
-    ]
+    given = f", {output.plain(wave['requests']['in_words'])}" if wave.get("requests") else ""
+    asked = f"{output.share(wave['share']):>6} of {which}"
+    lines = [f"  {wave['number']:>2}  {bar}  {asked}: {reached}{given}  {output.state(wave['state'])}"]
     if wave["state"] == "waiting":
         return lines
     for gate in wave.get("gates", []):

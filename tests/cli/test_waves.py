@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from holdfast_cli import waves
+from holdfast_shared import selector
 from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
 from holdfast_shared.selector import Term
+from holdfast_shared.wire.assignment import Requests
 from holdfast_shared.wire.command import GatePlan, WavePlan
 
 
@@ -20,6 +22,9 @@ from holdfast_shared.wire.command import GatePlan, WavePlan
         ("20%  region in (eu-west, us-east)", WavePlan(share=2000, regions=("eu-west", "us-east"))),
         ("100% ring=canary", WavePlan(share=10_000, labels={"ring": "canary"})),
         ("100% region=a, ring=canary", WavePlan(share=10_000, regions=("a",), labels={"ring": "canary"})),
+        ("100% requests=5%", WavePlan(share=10_000, requests=500)),
+        ("20% region=a, requests=0.5%", WavePlan(share=2000, regions=("a",), requests=50)),
+        ("100% ring=canary, requests=x", WavePlan(share=10_000, labels={"ring": "canary", "requests": "x"})),
     ],
 )
 def test_a_wave_is_a_share_and_a_selector(text: str, expected: WavePlan) -> None:
@@ -27,13 +32,45 @@ def test_a_wave_is_a_share_and_a_selector(text: str, expected: WavePlan) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "0%", "101%", "-1%", "0.001%", "x%", "nan%", "5% region", "5% ring!=canary", "5% ring in (a, b)"]
+    "text",
+    [
+        "",
+        "5",
+        "0%",
+        "101%",
+        "-1%",
+        "0.001%",
+        "x%",
+        "nan%",
+        "5% region",
+        "5% ring!=canary",
+        "5% ring in (a, b)",
+        "100% requests=0%",
+        "100% requests=%",
+    ],
 )
 def test_a_wave_with_a_typo_names_the_option(text: str) -> None:
     with pytest.raises(Malformed) as raised:
         waves.wave(text)
     assert raised.value.field == "--wave"
     assert raised.value.next_step
+
+
+def test_shares_of_requests_are_one_wave_each_of_all_devices() -> None:
+    assert waves.waves((), "1%, 100%") == (
+        WavePlan(share=10_000, requests=100),
+        WavePlan(share=10_000, requests=10_000),
+    )
+    assert waves.waves(("5%",), None) == (WavePlan(share=500),)
+    assert waves.request_segment(None) is None
+    assert waves.request_segment("tier=beta") == Requests(share=10_000, segment=selector.parse("tier=beta"))
+
+
+@pytest.mark.parametrize(("texts", "shares"), [((), "1"), ((), "1%,,5%"), (("5%",), "5%"), ((), "0%")])
+def test_a_typo_in_them_names_their_option(texts: tuple[str, ...], shares: str) -> None:
+    with pytest.raises(Malformed) as raised:
+        waves.waves(texts, shares)
+    assert raised.value.field == "--request-shares"
 
 
 def test_a_gate_is_a_metric_and_a_threshold() -> None:

@@ -27,7 +27,7 @@ from holdfast_shared.authorities import Director as DirectorKey
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.semver import Version
 from holdfast_shared.signing import PrivateKey
-from holdfast_shared.wire.assignment import TYPE, Assignment
+from holdfast_shared.wire.assignment import TYPE, Assignment, Requests
 from holdfast_shared.wire.command import Act, Approve, Command, Rollback, RolloutPlan
 from holdfast_shared.wire.membership import Membership
 from holdfast_shared.wire.release import RELEASE_TYPE
@@ -229,10 +229,15 @@ class Speaker:
         self.view = View(device=device, labels=labels)
         self.numbers = itertools.count(1)
         self.activated: list[str] = []
+        self.requests: Requests | None = None
+        self.deaf = False  # to documents; it still reports
 
     def obey(self, document: Assignment) -> None:
+        if self.deaf:
+            return
         decision = assign([document], self.view)
         target = decision.serve or (decision.stopgap if decision.urgent else None)
+        self.requests = decision.requests if target is not None else None
         if target is not None and target != self.view.current:
             self.activated.append(target.release.version)
             self.view = msgspec.structs.replace(self.view, current=target, previous=self.view.current)
@@ -298,6 +303,7 @@ class Speaker:
             current=said_of(current),
             previous=said_of(previous),
             condemned_here=condemned,
+            requests=self.requests,
         )
         report = {
             "type": "holdfast.report/1", "fleet": "test", "device": self.device, "incarnation": "0" * 16,

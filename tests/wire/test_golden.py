@@ -396,6 +396,18 @@ DOCUMENTS: Final[dict[str, Any]] = {
             spread_s=5,
         ),
     ),
+    "command-1-rollout-plan-shares": command.Command(
+        fleet="demo",
+        id="7" * 32,
+        issued_at=1,
+        not_after=2,
+        act=command.RolloutPlan(
+            pipeline="digits",
+            version="1.2.0",
+            waves=(command.WavePlan(share=10_000, requests=500), command.WavePlan(share=10_000)),
+            requests=assignment.Requests(share=10_000, segment=SEGMENT),
+        ),
+    ),
     "command-1-rollout-start": command.Command(
         fleet="demo", id="3" * 32, issued_at=1, not_after=2, act=command.RolloutStart(rollout="r-1")
     ),

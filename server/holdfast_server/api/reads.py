@@ -183,6 +183,7 @@ def _pipeline(reported: PipelineReport) -> dict[str, Any]:
             }
             for one in reported.condemned_here
         ],
+        "requests": views.requests(reported.requests),
         "waiting_for": reported.waiting_for,
     }
 

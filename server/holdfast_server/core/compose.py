@@ -17,6 +17,7 @@ import msgspec
 
 from holdfast_server.core.base_rules import BaseRule, release_for
 from holdfast_server.core.release_in import ReleaseIn, rule_fields, said_by
+from holdfast_server.core.request_shares import widest_first
 from holdfast_server.core.rollout import ACTIVE, Rollout, State, WaveState
 from holdfast_server.core.segments import Match, covers, inside_region, union
 from holdfast_server.core.standing import Standing
@@ -28,6 +29,7 @@ from holdfast_shared.wire.assignment import (
     RULES_MAX,
     Assignment,
     Condemned,
+    Requests,
     Rule,
     Scope,
 )
@@ -111,14 +113,14 @@ def check_room(standing: Standing, rollout: Rollout, regions: Iterable[str]) -> 
 
 
 def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> list[Rule]:
-    """A rule for each released wave, the widest first, without those that another covers."""
+    """A rule for each released wave, the largest share of requests and of these the widest first, without what another covers."""
     if rollout.state not in ACTIVE:
         return []
-    kept: list[tuple[Match, int, ReleaseIn | None]] = []
-    for wave in sorted(rollout.plan.waves[: rollout.released], key=lambda wave: (-wave.below, wave.number)):
+    kept: list[tuple[Match, int, ReleaseIn | None, Requests | None]] = []
+    for wave in widest_first(rollout.plan.waves[: rollout.released]):
         match = inside_region(wave.match, region)
-        if match is not None and not any(covers(wide, match) and below >= wave.below for wide, below, _ in kept):
-            kept.append((match, wave.below, release_for(base, wave.match)))
+        if match is not None and not any(covers(wide, match) and below >= wave.below for wide, below, *_ in kept):
+            kept.append((match, wave.below, release_for(base, wave.match), wave.requests))
     return [
         Rule(
             mode="serve" if rollout.state is State.RUNNING else "keep",
@@ -126,9 +128,10 @@ def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> l
             below=below,
             salt=rollout.id if below < cohort.BUCKETS else "",
             **rule_fields(rollout.plan.release, standby),
+            requests=requests,
             windows=rollout.plan.windows,
         )
-        for match, below, standby in kept
+        for match, below, standby, requests in kept
     ]
 
 

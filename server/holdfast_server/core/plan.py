@@ -10,7 +10,7 @@ import msgspec
 from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match
 from holdfast_shared import cohort, selector
-from holdfast_shared.wire.assignment import Windows
+from holdfast_shared.wire.assignment import Requests, Windows
 from holdfast_shared.wire.release import Metric
 
 KIND: Final = "kind"  # a device's label that says how its evidence is counted: `real` or `light`
@@ -48,6 +48,7 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
     """One step. `share` was asked for, `below` is what holds enough devices; both and `real_share` in 1/10 000.
 
     `devices` are in the wave when it was planned, `adds` of them in no wave before; `match` is all that a rule asks.
+    `requests`: only these go to the release, and its trial lasts until another wave says otherwise; None: all.
     """
 
     number: int
@@ -62,12 +63,19 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
     regions: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     defect_seen: dict[str, float] = {}
+    requests: Requests | None = None
 
     def reaches(self, salt: str, device: str, labels: Mapping[str, str]) -> bool:
         """Whether the device is in this wave: the same question that its rule asks on the device."""
         return selector.holds(self.match, labels) and (
             self.below >= cohort.BUCKETS or cohort.bucket(salt, device) < self.below
         )
+
+    def is_given_by(self, requests: Requests | None) -> bool:
+        """Whether a device that gives its release these requests (None: all) gives it what this wave does, or more."""
+        if requests is None or self.requests is None:
+            return requests is None
+        return requests.segment == self.requests.segment and requests.share >= self.requests.share
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

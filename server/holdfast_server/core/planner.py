@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from holdfast_server.core import request_shares
 from holdfast_server.core.plan import Gate, Member, Plan, Wave
 from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match, check_known, check_size, conjunction
@@ -100,9 +101,8 @@ def _environment(asked: RolloutPlan, release: Release) -> str:
 
 
 def _refuse_what_is_reserved(asked: RolloutPlan) -> None:
-    for field in ("requests", "spread_s"):
-        if getattr(asked, field) is not None:
-            raise NotSupported(f"a plan with {field} is not supported yet", field=field, next_step="leave it out")
+    if asked.spread_s is not None:
+        raise NotSupported("a plan with spread_s is not supported yet", field="spread_s", next_step="leave it out")
 
 
 def _gates(asked: RolloutPlan, release: Release) -> tuple[Gate, ...]:
@@ -181,26 +181,24 @@ def _waves(
     """The waves that each add a device, and what to say about those left out."""
     planned = list(asked.waves) or _default_waves(members)
     known = [member.labels for member in fleet]
-    reached: set[str] = set()
     cohorts: list[set[str]] = []
     waves: list[Wave] = []
     notes: list[str] = []
     for index, one in enumerate(planned):
         match = _match_of(one, segment, known, field=f"waves[{index}]")
+        requests = request_shares.given_by(asked, one, field=f"waves[{index}]")
         wave, inside = _sized(one, match, members, rollout, asked.devices_min, field=f"waves[{index}]")
         last = index == len(planned) - 1
-        if last and cohorts and cohorts[-1] == inside:
+        if last and cohorts and cohorts[-1] == inside and waves[-1].requests == requests:
             dropped = waves.pop()
-            reached -= cohorts.pop()
-            for cohort_before in cohorts:
-                reached |= cohort_before
+            cohorts.pop()
             notes.append(f"the wave of {_percent(dropped.share)} has the same devices as the last: left out")
-        elif not last and inside <= reached:
+        elif inside <= request_shares.reached(waves, cohorts, requests) and not (last and requests is None):
             notes.append(f"the wave of {_percent(one.share)} adds no device to those before it: left out")
             continue
-        waves.append(msgspec.structs.replace(wave, number=len(waves) + 1, adds=len(inside - reached)))
+        adds = len(inside.difference(*cohorts))
+        waves.append(msgspec.structs.replace(wave, number=len(waves) + 1, adds=adds, requests=requests))
         cohorts.append(inside)
-        reached |= inside
         if wave.below > wave.share:
             notes.append(
                 f"wave {len(waves)} asks for {_percent(one.share)} and takes {_percent(wave.below)} of the buckets, "
@@ -212,7 +210,8 @@ def _waves(
             )
         if wave.online < wave.devices_min:
             notes.append(f"wave {len(waves)} waits: {wave.online} of its {wave.devices} device(s) were seen lately")
-    return tuple(waves), tuple(notes)
+    whole, said = request_shares.completed(waves)
+    return whole, (*notes, *said)
 
 
 def _default_waves(members: Sequence[Member]) -> list[WavePlan]:
@@ -279,7 +278,8 @@ def _refuse_a_wave_too_quiet(
 ) -> None:
     """Where every device's rate of requests is known: enough of them must get `requests_min` before the deadline."""
     inside = [member for member in members if wave.reaches(rollout, member.device, member.labels)]
-    rates = [member.rate_per_s for member in inside if member.rate_per_s is not None]
+    share = wave.requests.share / cohort.BUCKETS if wave.requests is not None else 1
+    rates = [member.rate_per_s * share for member in inside if member.rate_per_s is not None]
     if len(rates) < len(inside):
         return
     able = sum(rate * deadline_s >= requests_min for rate in rates)
@@ -288,7 +288,7 @@ def _refuse_a_wave_too_quiet(
             f"in wave {wave.number} {able} device(s) get {requests_min} requests within {deadline_s} s at their present rate; "
             f"{wave.devices_min} must",
             field="requests_min",
-            next_step="lower requests_min, lengthen deadline_s, or widen the wave",
+            next_step="lower requests_min, lengthen deadline_s, or widen the wave (or its share of the requests)",
         )
 
 

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast_server.audit import decisions
-from holdfast_server.core import planner
+from holdfast_server.core import planner, request_shares
 from holdfast_server.core import rollback as rollback_rules
 from holdfast_server.core import rollout as machine
 from holdfast_server.core.base_rules import releases_in
@@ -121,6 +121,7 @@ def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: st
         ),
     )
     made = with_previous(standing, made)
+    request_shares.check_others_are_answered(made)
     check_free(standing, made)
     record = machine.planned(made, by=by, now=now)
     check_room(standing, record, devices.regions(connection))
@@ -145,6 +146,7 @@ def _start(connection: Connection, context: Context, rollout_id: str, by: str, n
         check_free(standing, record.plan)
         check_room(standing, record, devices.regions(connection))
         record = msgspec.structs.replace(record, plan=with_previous(standing, record.plan))
+        request_shares.check_others_are_answered(record.plan)
     enact_step(connection, context, machine.step(record, machine.Start(by=by), now), now)
     return views.rollout(connection, rollout_id)
 

@@ -129,7 +129,7 @@ class Evidence:
         self._read_windows(connection, rollout, released_at, fleet)
         self._read_events(connection, rollout)
         devices = [
-            self._of(device, flags, rollout, fleet.online(device, now.at))
+            self._of(device, flags, rollout, wave, fleet.online(device, now.at))
             for name, flags in self._cohort.items()
             if (device := fleet.devices.get(name)) is not None
         ]
@@ -214,7 +214,9 @@ class Evidence:
             if row.device not in self._failures or authority_of(code) is Authority.AUTOMATIC:
                 self._failures[row.device] = code
 
-    def _of(self, device: Device, flags: tuple[bool, bool], rollout: Rollout, online: bool) -> DeviceEvidence:
+    def _of(
+        self, device: Device, flags: tuple[bool, bool], rollout: Rollout, wave: Wave, online: bool
+    ) -> DeviceEvidence:
         plan = rollout.plan
         counts = self._counts.get(device.device)
         code = self._failures.get(device.device) or device.condemned_here(plan.pipeline, plan.release) or ""
@@ -224,7 +226,7 @@ class Evidence:
             in_wave=flags[0],
             added=flags[1],
             online=online,
-            serving=device.serving(plan.pipeline) == plan.release,
+            serving=device.serving(plan.pipeline) == plan.release and wave.is_given_by(device.requests(plan.pipeline)),
             judgements=counts.judged(rollout) if counts is not None else (),
             failure=code if authority_of(code) is Authority.AUTOMATIC else "",
         )

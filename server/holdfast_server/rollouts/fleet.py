@@ -17,6 +17,7 @@ from holdfast_server.registry import fitting
 from holdfast_server.registry.fitting import Needs
 from holdfast_server.store import schema
 from holdfast_server.store.devices import SEEN_LATELY_US
+from holdfast_shared.wire.assignment import Requests
 from holdfast_shared.wire.report import MachineFacts, PipelineReport
 
 # Parameters of one query: SQLite allows 32,766, older ones 999.
@@ -63,6 +64,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         if found is None or found.serving is None:
             return None
         return in_environment(found.serving.release, found.serving.environment)
+
+    def requests(self, pipeline: str) -> Requests | None:
+        """The requests that it says it gives to what it serves; None: all."""
+        found = self.spoken.of(pipeline) if self.spoken is not None else None
+        return found.requests if found is not None else None
 
     def condemned_here(self, pipeline: str, release: ReleaseIn) -> str | None:
         """The code for which the device condemned the pair by itself; None when it did not."""

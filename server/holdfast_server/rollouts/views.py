@@ -15,6 +15,7 @@ from holdfast_server.rollouts import storage
 from holdfast_server.rollouts.fleet import Fleet
 from holdfast_server.store import devices
 from holdfast_shared import selector
+from holdfast_shared.wire.assignment import Requests
 
 
 def rollouts(connection: Connection, pipeline: str | None = None) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def _wave(wave: Wave, progress: WaveProgress) -> dict[str, Any]:
         "cohort": wave.devices,
         "adds": wave.adds,
         "real_share": wave.real_share,
+        "requests": requests(wave.requests),
         "devices_min": wave.devices_min,
         "defect_seen": dict(wave.defect_seen),
         "state": str(progress.state),
@@ -126,6 +128,13 @@ def _wave(wave: Wave, progress: WaveProgress) -> dict[str, Any]:
         "why": verdict.why if verdict is not None else "",
         "gates": msgspec.to_builtins(verdict.gates) if verdict is not None else [],
     }
+
+
+def requests(given: Requests | None) -> dict[str, Any] | None:
+    """A share of the requests, the segment as it is written; None: all of them."""
+    if given is None:
+        return None
+    return {"share": given.share, "segment": selector.written(given.segment), "in_words": given.in_words}
 
 
 def _rollback(record: Rollback) -> dict[str, Any]:

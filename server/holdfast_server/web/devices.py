@@ -39,6 +39,7 @@ class Pipeline:
     why: str
     unfit: str
     waiting_for: str
+    requests: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ def _pipeline(one: Any, colours: Colours) -> Pipeline:
         why=expected.get("reason") or "",
         unfit=expected.get("unfit") or "",
         waiting_for=one.get("waiting_for") or "",
+        requests=(one.get("requests") or {}).get("in_words") or "",
     )
 
 

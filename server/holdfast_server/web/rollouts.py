@@ -28,11 +28,15 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wave:
-    """`reach` is the cohort's share of the segment in per cent; `seen` pairs a defect's share with the chance to see it."""
+    """`requests` are those that it gives, in words; empty: all.
+
+    `reach` is the cohort's share of the segment in per cent; `seen` pairs a defect's share with the chance to see it.
+    """
 
     number: int
     where: str
     asked: str
+    requests: str
     reach: float
     cohort: int
     seen: tuple[tuple[str, float], ...]
@@ -103,6 +107,7 @@ def _wave(wave: Any) -> Wave:
         number=wave["number"],
         where=", ".join([*labels, *(wave.get("regions") or ())]) or "all regions",
         asked=f"{wave['share'] / 100:g} %",
+        requests=(wave.get("requests") or {}).get("in_words") or "",
         reach=round(100 * (wave.get("real_share") or 0) / _BUCKETS, 2),
         cohort=wave.get("cohort") or 0,
         seen=tuple((wave.get("defect_seen") or {}).items()),

@@ -29,11 +29,15 @@ RolloutId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}$")]
 
 
 class WavePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One step: of the devices in `regions` (empty: all of the segment) with `labels`, the share in 1/10 000."""
+    """One step: of the devices in `regions` (empty: all of the segment) with `labels`, the share in 1/10 000.
+
+    `requests`: the share of their requests that the release is given; None: as the plan says, and else all.
+    """
 
     share: ShareField
     regions: tuple[NameField, ...] = ()
     labels: dict[LabelField, LabelField] = {}
+    requests: ShareField | None = None
 
 
 class GatePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

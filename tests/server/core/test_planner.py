@@ -12,7 +12,7 @@ from holdfast_server.core.verdict import DeviceEvidence, judge_wave
 from holdfast_shared import selector
 from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
 from holdfast_shared.judgement import Verdict
-from holdfast_shared.wire.assignment import Requests, TimeSpan, Windows
+from holdfast_shared.wire.assignment import TimeSpan, Windows
 from holdfast_shared.wire.command import GatePlan, RolloutPlan, WavePlan
 from holdfast_shared.wire.release import Guardrail
 from support.rollout_values import PIPELINE, asked, digest, fleet, member, placed, release
@@ -148,7 +148,7 @@ def test_a_plan_keeps_its_windows_and_gives_them_time_to_open() -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        asked(requests=Requests(share=100)),
+        asked(spread_s=60),
         asked(spread_s=10),
         asked(gates=(GatePlan(metric="memory_bytes", threshold=1e9),)),
     ],
