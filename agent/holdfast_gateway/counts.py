@@ -87,12 +87,13 @@ class Bad(NamedTuple):
 
 
 class _Bucket:
-    __slots__ = ("first_bad_s", "index", "sums")
+    __slots__ = ("first_bad_s", "index", "memory_bytes", "sums")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.sums = Sums()
         self.first_bad_s: float | None = None
+        self.memory_bytes = 0
 
 
 class Counts:
@@ -101,6 +102,7 @@ class Counts:
     __slots__ = (
         "_buckets",
         "_fresh",
+        "_memory_bytes",
         "_open",
         "_sliding",
         "_totals",
@@ -119,6 +121,7 @@ class Counts:
         self.target = target
         self.opened_at_us = wall_us
         self.memory_bytes_max = 0
+        self._memory_bytes = 0  # when it was last measured
         self.life = Lifetime()
         self.shadow = Comparisons()  # where it is asked beside another
         self.measuring: Measuring | None = None  # what its worker said that it measures
@@ -191,6 +194,14 @@ class Counts:
         self._fresh.labelled += labelled
         self._fresh.agreed += agreed
 
+    def memory(self, size_bytes: int, now: float) -> None:
+        """Its worker's memory, measured now; 0: it has none. What counts is what two measurements in a row both reached."""
+        held, self._memory_bytes = min(self._memory_bytes, size_bytes), size_bytes
+        self.memory_bytes_max = max(self.memory_bytes_max, held)
+        if held:
+            bucket = self._turn(now)
+            bucket.memory_bytes = max(bucket.memory_bytes, held)
+
     @property
     def totals(self) -> Sums:
         """Of this gateway's life."""
@@ -205,6 +216,8 @@ class Counts:
         began_s = self._buckets[0].index * self._width_s if self._buckets else now
         opened_at = max(0, wall_us - int((now - began_s) * 1_000_000))
         window = self._window(self._sliding, 0, opened_at, wall_us)
+        memory_bytes = max((one.memory_bytes for one in self._buckets), default=0)
+        window = msgspec.structs.replace(window, memory_bytes_max=memory_bytes)
         return window, None if first_bad is None else int(first_bad * 1_000_000)
 
     def close(self, number: int, *, wall_us: int) -> Window:

@@ -345,7 +345,7 @@ class Slot:
         return self._worker.memory_bytes() if self._worker is not None else 0
 
     def measure_memory(self) -> None:
-        self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self.memory_bytes())
+        self.counts.memory(self.memory_bytes(), self._loop.time())
 
     def _fail(self, code: str, detail: str) -> None:
         """It has failed for good. What would condemn it is told once its environment, if it has one of its own, proved whole."""

@@ -17,6 +17,7 @@ class FailureCode(StrEnum):
     GUARDRAIL_NULL_RATE = "guardrail-null-rate"
     GUARDRAIL_ACCURACY = "guardrail-accuracy"
     GUARDRAIL_DRIFT = "guardrail-drift"
+    GUARDRAIL_MEMORY = "guardrail-memory"
     CRASH = "crash"
     HANG = "hang"
     CRASH_LOOP = "crash-loop"
@@ -103,6 +104,13 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "what the release is asked, or answers, moved away from its publisher's reference in two windows in a row",
         Actor.PUBLISHER,
         "look at the device's input first: a lens, a sensor, a season; if it is right, publish a version that knows it",
+    ),
+    _C.GUARDRAIL_MEMORY: Meaning(
+        "its worker held more memory, in two measurements in a row, than the release's guardrail allows",
+        Actor.PUBLISHER,
+        "measure the model on this hardware, over hours; publish one that holds less, or a threshold that this hardware can bear",
+        condemns=True,
+        objective=True,
     ),
     _C.CRASH: Meaning(
         "a worker ended by itself; its request was answered by the other slot, and it is started again",
@@ -281,6 +289,7 @@ GUARDRAILS: Final[dict[str, FailureCode]] = {
     "error_rate": _C.GUARDRAIL_ERROR_RATE,
     "null_rate": _C.GUARDRAIL_NULL_RATE,
     "accuracy_proxy": _C.GUARDRAIL_ACCURACY,
+    "memory_bytes": _C.GUARDRAIL_MEMORY,
 }
 OBJECTIVE: Final = frozenset(code for code, meaning in MEANINGS.items() if meaning.objective)
 _BLAMELESS: Final = frozenset(code for code, meaning in MEANINGS.items() if not meaning.condemns)

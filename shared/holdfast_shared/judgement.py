@@ -32,6 +32,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict with its evidence: `bad` of `requests`, against the share `allowed`; `chance` is the p-value.
 
     Of drift: `bad` windows in a row, the newest with `index` of `feature` over `requests` rows, against the bound `allowed`.
+    Of memory: `index` bytes against the bound `allowed`.
     """
 
     verdict: Verdict
@@ -47,6 +48,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(metric: str, threshold: float, window: Window, requests_min: int) -> Judgement:
     """Judge `window` (merge several first: `merged`). Raises ValueError for a metric that counts cannot answer."""
+    if metric == "memory_bytes":
+        return _judge_memory(threshold, window, requests_min)
     bad, total, allowed = _bad_of_total(metric, threshold, window)
     chance = upper_tail(min(bad, total), total, allowed)
     if chance < FALSE_ALARM and bad >= 2:  # a single bad request is never a breach: it may be the request
@@ -72,6 +75,23 @@ def judge_drift(threshold: float, watch: Watch) -> Judgement:
         chance=1.0,
         index=worst.index if worst is not None else 0.0,
         feature=worst.feature if worst is not None else "",
+    )
+
+
+def _judge_memory(threshold: float, window: Window, requests_min: int) -> Judgement:
+    """No chance is in it: what two measurements in a row reached was held. A window without a measurement says nothing."""
+    held = window.memory_bytes_max
+    known = held > 0 and window.requests >= requests_min
+    judged = Verdict.FAIL if held > threshold else Verdict.PASS
+    return Judgement(
+        verdict=judged if known else Verdict.INSUFFICIENT,
+        metric="memory_bytes",
+        threshold=threshold,
+        requests=window.requests,
+        bad=int(held > threshold),
+        allowed=threshold,
+        chance=1.0,
+        index=float(held),
     )
 
 

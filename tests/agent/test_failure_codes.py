@@ -47,6 +47,7 @@ PROVOKED = {
     "guardrail-accuracy": "tests/agent/test_measured_device.py"
     "::test_a_release_whose_predictions_turn_out_wrong_is_left_by_the_device_itself",
     "guardrail-drift": "tests/agent/test_measured_device.py::test_drift_is_told_and_takes_nothing_back",
+    "guardrail-memory": "tests/agent/test_measured_device.py::test_a_release_that_holds_too_much_is_left_by_the_device_itself",
     "crash": "tests/gateway/test_failover.py::test_a_lost_worker_says_how_it_was_lost",
     "hang": "tests/gateway/test_failover.py::test_a_lost_worker_says_how_it_was_lost",
     "crash-loop": "tests/gateway/test_failover.py::test_a_worker_that_is_lost_again_and_again_is_given_up",

@@ -21,6 +21,8 @@ from support.mosquitto import running_mosquitto
 pytestmark = pytest.mark.slow
 ACCURACY = Guardrail(metric="accuracy_proxy", threshold=0.8, action="fall_back", requests_min=20, window_s=20)
 DRIFT = Guardrail(metric="drift", threshold=0.2, action="halt", requests_min=200, window_s=60)
+# Less than any worker with a runtime holds.
+MEMORY = Guardrail(metric="memory_bytes", threshold=8 * 1024**2, action="fall_back", requests_min=5, window_s=20)
 # As if the publisher's images had been far darker than any of ours.
 DARK = {"name": "ink", "tensor": "request.image", "reduce": "mean", "edges": [9.0, 10.0], "counts": [100, 100, 100]}
 
@@ -86,6 +88,26 @@ def test_a_release_whose_predictions_turn_out_wrong_is_left_by_the_device_itself
     windows = [window for report in device.reports for window in report.windows if window.labelled]
     assert windows
     assert all(window.agreed == 0 for window in windows)
+
+
+def test_a_release_that_holds_too_much_is_left_by_the_device_itself(device: DeviceBench) -> None:
+    good, fat = release("1.0.0"), release("1.1.0", guardrails=(MEMORY,))
+    device.publish(good)
+    device.publish(fat)
+    device.assign(Rule(mode="serve", release=good.ref))
+    device.serves("1.0.0")
+    device.assign(Rule(mode="serve", release=fat.ref), Rule(mode="serve", release=good.ref))
+    application = Application(device)
+
+    def told() -> Any:
+        application.ask()
+        return device.events("fell_back") or None
+
+    (event,) = device.eventually(told, "the fallback is told")
+    assert (event.code, event.release) == ("guardrail-memory", fat.ref)
+    assert "its worker held" in event.detail
+    device.serves("1.0.0")
+    assert [one.code for one in device.saved().condemned_here] == ["guardrail-memory"]
 
 
 def test_drift_is_told_and_takes_nothing_back(device: DeviceBench) -> None:

@@ -164,14 +164,6 @@ CASES = [
         "names each environment once",
     ),
     Case(
-        "memory guardrail",
-        'metric = "latency_ms_p99"',
-        'metric = "memory_bytes"',
-        "guardrails[2].metric",
-        "not supported yet",
-        NotSupported,
-    ),
-    Case(
         "stages of one model",
         'version = "1.0.0"\ndescription',
         'version = "1.0.0"\nstages = [{name = "a", model = "iris-linear", inputs = {}}]\ndescription',

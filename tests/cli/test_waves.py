@@ -6,7 +6,7 @@ import pytest
 
 from holdfast_cli import waves
 from holdfast_shared import selector
-from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
+from holdfast_shared.errors import HoldfastError, Malformed
 from holdfast_shared.selector import Term
 from holdfast_shared.wire.assignment import Requests
 from holdfast_shared.wire.command import GatePlan, WavePlan
@@ -88,7 +88,7 @@ def test_a_gate_is_a_metric_and_a_threshold() -> None:
         ("latency_ms_p99=inf", Malformed),
         ("latency_ms_p99=nan", Malformed),
         ("error_rate=-1", Malformed),
-        ("memory_bytes=1000", NotSupported),
+        ("power_watts=3", Malformed),
     ],
 )
 def test_a_gate_with_a_typo_names_the_option(text: str, kind: type[HoldfastError]) -> None:

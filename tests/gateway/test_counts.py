@@ -185,3 +185,24 @@ def test_the_first_restart_comes_at_once_and_later_ones_wait() -> None:
         delays.append(losses.restart_delay_s(0.0))
     assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert losses.restart_delay_s(LOSS_WINDOW_S) == 0.0
+
+
+def test_memory_counts_when_two_measurements_in_a_row_reached_it() -> None:
+    """A peak of one moment does not; nor does what a worker held that is gone, nor what lies past the sliding window."""
+    counts = Counts("p", TARGET, wall_us=0)
+    counts.look_back(12)
+
+    def slid(now: float) -> int:
+        return counts.slid(now, wall_us=0)[0].memory_bytes_max
+
+    for now, held in enumerate((100, 900, 100, 300, 200)):
+        counts.memory(held, float(now))
+    assert slid(4.0) == 200
+    counts.memory(0, 5.0)
+    counts.memory(900, 6.0)
+    assert slid(6.0) == 200
+    counts.memory(900, 7.0)
+    assert slid(7.0) == 900
+    assert slid(30.0) == 0
+    assert counts.close(0, wall_us=1).memory_bytes_max == 900
+    assert counts.close(1, wall_us=2).memory_bytes_max == 0

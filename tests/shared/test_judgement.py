@@ -14,12 +14,12 @@ from holdfast_shared.wire.report import Window
 RELEASE = ReleaseRef(version="1.0.0", digest="sha256:" + "0" * 64)
 
 
-def window(requests: int, *, errors: int = 0, nulls: int = 0, slow: int = 0) -> Window:
+def window(requests: int, *, errors: int = 0, nulls: int = 0, slow: int = 0, memory: int = 0) -> Window:
     tally = Tally()
     for number in range(requests):
         tally.add(400.0 if number < slow else 20.0)
     return Window(window=1, pipeline="p", release=RELEASE, environment="system", opened_at=0, closed_at=1,
-                  requests=requests, errors=errors, nulls=nulls, latency=tally.freeze())  # fmt: skip
+                  requests=requests, errors=errors, nulls=nulls, latency=tally.freeze(), memory_bytes_max=memory)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def window(requests: int, *, errors: int = 0, nulls: int = 0, slow: int = 0) -> 
         ("null_rate", 0.0, window(50, nulls=1), Verdict.PASS),
         ("null_rate", 0.0, window(50, nulls=2), Verdict.FAIL),
         ("error_rate", 0.02, window(0), Verdict.INSUFFICIENT),
+        ("memory_bytes", 1000, window(20, memory=1000), Verdict.PASS),
+        ("memory_bytes", 1000, window(20, memory=1001), Verdict.FAIL),
+        ("memory_bytes", 1000, window(19, memory=1001), Verdict.INSUFFICIENT),
+        ("memory_bytes", 1000, window(20), Verdict.INSUFFICIENT),
     ],
 )
 def test_verdicts(metric: str, threshold: float, counts: Window, expected: Verdict) -> None:

@@ -75,6 +75,7 @@ class Bench:
         self.scheduler = Scheduler(self, boot=BOOT)
         self.ids = itertools.count(1)
         self.digests: dict[str, str] = {}
+        self.memory: dict[str, int] = {}  # bytes that the worker of a version holds
         self.measures: dict[str, Measures] = {}  # what each window of a version measures besides its counts
         self.spooled_us = self.clocks_behind_us = (
             0  # since when windows lay on the devices; what their clocks are behind
@@ -256,7 +257,8 @@ class Speaker:
                 release_digest=current.release.digest, environment=current.environment,
                 opened_at=now.at - 2 * SECOND_US - late_us,
                 closed_at=now.at - late_us, requests=30, errors=0, nulls=10 if broken else 0, hangs=0, input_faults=0,
-                failed_over=0, memory_bytes_max=0, latency='{"bins":[[100,30]]}', received_at=now.at,
+                failed_over=0, memory_bytes_max=self.bench.memory.get(current.release.version, 0),
+                latency='{"bins":[[100,30]]}', received_at=now.at,
                 measures=strict_json.encode(measures).decode() if measures is not None else "",
             )
         )  # fmt: skip

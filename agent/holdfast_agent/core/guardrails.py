@@ -58,6 +58,8 @@ def _breaches(release: Release, window: Window, actions: tuple[str, ...]) -> Ite
 
 
 def _said(found: Judgement) -> str:
+    if found.metric == "memory_bytes":
+        return f"memory_bytes: its worker held {found.index:.0f} bytes where {found.threshold:.0f} are allowed"
     return (
         f"{found.metric}: {found.bad} of {found.requests} requests are bad where {found.allowed:g} of all may be "
         f"(threshold {found.threshold:g}, chance {found.chance:.1e})"

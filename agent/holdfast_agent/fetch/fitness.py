@@ -6,7 +6,6 @@ Pure: asked before a byte of a blob is fetched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from holdfast_agent.fetch.outcome import Failed
 from holdfast_shared import variants
@@ -15,8 +14,6 @@ from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.variants import Machine
 from holdfast_shared.wire.release import ModelVersion, Release, Variant
-
-METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
 
 
 def check_supported(release: Release, models: Sequence[ModelVersion], environment: str = SYSTEM_ENVIRONMENT) -> None:
@@ -28,10 +25,7 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
             field="environments",
             next_step="assign it in one of those",
         )
-    for wrong, field in (
-        (release.agent_version_min is not None, "agent_version_min"),
-        (any(guardrail.metric not in METRICS_BUILT for guardrail in release.guardrails), "guardrails"),
-    ):
+    for wrong, field in ((release.agent_version_min is not None, "agent_version_min"),):
         if wrong:
             raise NotSupported(
                 "the release asks for what this agent does not do yet", field=field, next_step="update the agent"

@@ -35,7 +35,8 @@ SOAK_S: Final = 300
 DEADLINE_S: Final = 86_400
 # A window may open once a week.
 DEADLINE_WITH_WINDOWS_S: Final = 8 * 86_400
-COUNTED: Final = ("latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift")
+# What is no share of requests: nothing to compute of how many could breach it.
+NO_SHARES: Final = frozenset({"drift", "memory_bytes"})
 # When a release has no guardrail that counts of requests can answer.
 DEFAULT_GATES: Final = (Gate(metric="error_rate", threshold=0.02), Gate(metric="null_rate", threshold=0.02))
 # Reasons, and devices of each, that a note names.
@@ -108,12 +109,6 @@ def _refuse_what_is_reserved(asked: RolloutPlan) -> None:
 def _gates(asked: RolloutPlan, release: Release) -> tuple[Gate, ...]:
     """What was asked; else the release's own guardrails, the strictest of each metric; else the defaults."""
     for index, gate in enumerate(asked.gates):
-        if gate.metric not in COUNTED:
-            raise NotSupported(
-                f"a gate on {gate.metric} is not supported yet",
-                field=f"gates[{index}].metric",
-                next_step=f"use one of {', '.join(COUNTED)}",
-            )
         if lacking := release.lacks(gate.metric):
             raise Malformed(
                 f"a gate on {gate.metric} gets no counts: release {release.version} declares no {lacking}",
@@ -125,7 +120,7 @@ def _gates(asked: RolloutPlan, release: Release) -> tuple[Gate, ...]:
     strictest: dict[str, Gate] = {}
     for rail in release.guardrails:
         known = strictest.get(rail.metric)
-        if rail.metric in COUNTED and (known is None or _stricter(rail, known)):
+        if known is None or _stricter(rail, known):
             strictest[rail.metric] = Gate(metric=rail.metric, threshold=rail.threshold)
     return tuple(strictest[metric] for metric in sorted(strictest)) or DEFAULT_GATES
 
@@ -144,9 +139,9 @@ def _allowed(gate: Gate) -> float:
 def _requests_to_fail(gate: Gate) -> int:
     """The fewest requests that, all bad, are a breach: two, or as many as chance needs. A share of 1 is never breached.
 
-    Drift has its own minimum of rows, whatever the others need.
+    Drift has its own minimum of rows, whatever the others need; memory is no share of anything.
     """
-    if gate.metric == "drift":
+    if gate.metric in NO_SHARES:
         return 0
     allowed = _allowed(gate)
     if allowed >= 1:
@@ -158,7 +153,7 @@ def _requests_to_fail(gate: Gate) -> int:
 
 
 def _refuse_a_gate_that_cannot_fail(gate: Gate, requests_min: int) -> None:
-    if gate.metric == "drift":
+    if gate.metric in NO_SHARES:
         return
     if _allowed(gate) >= 1:
         raise Malformed(

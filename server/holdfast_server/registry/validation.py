@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -16,8 +15,6 @@ from holdfast_shared.variants import unlike
 from holdfast_shared.wire.environment import VARIABLES, Environment
 from holdfast_shared.wire.release import ModelVersion, Release, Stage, Variant
 from holdfast_shared.wiring import Plan, Wired, plan
-
-METRICS_BUILT: Final = frozenset({"latency_ms_p99", "error_rate", "null_rate", "accuracy_proxy", "drift"})
 
 
 def check_model(model: ModelVersion) -> None:
@@ -86,12 +83,6 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
         if refused:
             raise NotSupported(f"{what} is not supported yet", field=field, next_step=then)
     for index, guardrail in enumerate(release.guardrails):
-        if guardrail.metric not in METRICS_BUILT:
-            raise NotSupported(
-                f"a guardrail on {guardrail.metric} is not supported yet",
-                field=f"guardrails[{index}].metric",
-                next_step=f"use one of {', '.join(sorted(METRICS_BUILT))}",
-            )
         if lacking := release.lacks(guardrail.metric):
             raise Malformed(
                 f"a guardrail on {guardrail.metric} needs {lacking}",

@@ -39,20 +39,21 @@ _latency: Final[msgspec.json.Decoder[Histogram]] = msgspec.json.Decoder(Histogra
 class _Counts:
     """One device's requests to the release since the wave was released."""
 
-    __slots__ = ("agreed", "bins", "errors", "judgements", "labelled", "nulls", "requests", "watch")
+    __slots__ = ("agreed", "bins", "errors", "judgements", "labelled", "memory_bytes", "nulls", "requests", "watch")
 
     def __init__(self) -> None:
-        self.requests = self.errors = self.nulls = self.labelled = self.agreed = 0
+        self.requests = self.errors = self.nulls = self.labelled = self.agreed = self.memory_bytes = 0
         self.bins: dict[int, int] = {}
         self.watch = Watch()
         self.judgements: tuple[Judgement, ...] | None = None
 
-    def add(self, requests: int, errors: int, nulls: int, latency: Histogram) -> None:
+    def add(self, requests: int, errors: int, nulls: int, latency: Histogram, memory_bytes: int) -> None:
         if self.requests >= REQUESTS_COUNTED_MAX:
             return
         self.requests += requests
         self.errors += errors
         self.nulls += nulls
+        self.memory_bytes = max(self.memory_bytes, memory_bytes)
         for index, count in latency.bins:
             self.bins[index] = self.bins.get(index, 0) + count
         self.judgements = None
@@ -82,6 +83,7 @@ class _Counts:
                 latency=Histogram(tuple(sorted(self.bins.items()))),
                 labelled=self.labelled,
                 agreed=self.agreed,
+                memory_bytes_max=self.memory_bytes,
             )
             self.judgements = tuple(
                 judge_drift(gate.threshold, self.watch)
@@ -170,6 +172,7 @@ class Evidence:
                 table.c.errors,
                 table.c.nulls,
                 table.c.latency,
+                table.c.memory_bytes_max,
                 table.c.measures,
                 table.c.closed_at,
                 table.c.received_at,
@@ -189,7 +192,7 @@ class Evidence:
             self._seen[key] = row.received_at
             self._until = max(self._until, row.received_at)
             counts = self._counts.setdefault(row.device, _Counts())
-            counts.add(row.requests, row.errors, row.nulls, _latency.decode(row.latency))
+            counts.add(row.requests, row.errors, row.nulls, _latency.decode(row.latency), row.memory_bytes_max)
             if row.measures:
                 closed_at = min(row.received_at, row.closed_at + behind(row.device))
                 answered_for = resumed_at is not None and closed_at <= resumed_at

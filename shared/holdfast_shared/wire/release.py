@@ -126,7 +126,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True):
     """A threshold that a device watches by itself, over the last `window_s` seconds, from `requests_min` requests on.
 
-    `threshold` is milliseconds for latency_ms_p99, a share of 1 for rates, proxy and drift, bytes for memory_bytes.
+    `threshold` is milliseconds for latency_ms_p99, a share of 1 for rates, proxy and drift, bytes for memory_bytes
+    (resident, of the worker that runs all the release's stages).
     """
 
     metric: Metric

@@ -154,7 +154,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `requests` counts attempts at this slot; `errors` those that crashed, hung or raised; `nulls` those answered null;
     `input_faults` (4xx, or failed in both slots) count against nobody and are not in `requests`; `failed_over` are the
-    requests that the other slot answered instead.
+    requests that the other slot answered instead. `memory_bytes_max` is the most that two measurements of its worker's resident
+    memory in a row, a second apart, both reached: a moment's peak is nobody's fault.
 
     `labelled` are predictions whose true class an application told since, `agreed` those that were right. `confidence` (the
     largest score) and `margin` (its lead) are counts of rows in SCORE_BINS equal bins of 0…1; both are empty without `scores`.

@@ -21,7 +21,6 @@ from holdfast_shared.wire.release import (
     BLOB_BYTES_MAX,
     ENVELOPE_BYTES_MAX,
     MODEL_TYPE,
-    Guardrail,
     Hardware,
     ModelVersion,
 )
@@ -162,17 +161,6 @@ def test_an_environment_that_may_not_or_cannot_be_used_is_refused_before_any_blo
         (Making(release={"environments": ("sha256:" + "a" * 64,)}), "not-supported", "not validated in"),
         (Making(release={"agent_version_min": "99.0.0"}), "not-supported", "agent_version_min"),
         (Making(variant={"runtime": "python"}), "unfit", "runtime python"),
-        (
-            Making(
-                release={
-                    "guardrails": (
-                        Guardrail(metric="memory_bytes", threshold=1, action="halt", requests_min=1, window_s=60),
-                    )
-                }
-            ),
-            "not-supported",
-            "guardrails",
-        ),
         (Making(hardware=Hardware(architectures=("riscv64", "armv7l"))), "unfit", "armv7l"),
         (Making(hardware=Hardware(accelerators=("coral",))), "unfit", "coral"),
         (Making(hardware=Hardware(memory_bytes_min=2**50)), "unfit", "memory"),

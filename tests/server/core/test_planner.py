@@ -150,7 +150,6 @@ def test_a_plan_keeps_its_windows_and_gives_them_time_to_open() -> None:
     [
         asked(spread_s=60),
         asked(spread_s=10),
-        asked(gates=(GatePlan(metric="memory_bytes", threshold=1e9),)),
     ],
 )
 def test_what_is_reserved_is_refused_where_it_is_written(what: RolloutPlan) -> None:

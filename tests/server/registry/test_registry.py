@@ -21,7 +21,7 @@ from holdfast_server.registry.registry import Registry
 from holdfast_shared import signing, strict_json
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Missing, NotSupported, Untrusted
 from holdfast_shared.identifiers import digest_of
-from holdfast_shared.wire.release import MODEL_TYPE, RELEASE_TYPE, Guardrail, ModelVersion, Release, Requirement
+from holdfast_shared.wire.release import MODEL_TYPE, RELEASE_TYPE, ModelVersion, Release, Requirement
 from support.running_server import KEYS, SAMPLE, database_url, server_context, store
 
 replace = msgspec.structs.replace
@@ -192,14 +192,6 @@ def test_a_model_without_a_field_is_refused(shelf: Shelf, field: str) -> None:
         ({"previous_may_go": True}, "previous_may_go"),
         ({"agent_version_min": "1.0.0"}, "agent_version_min"),
         ({"critical": ("halting_problem",)}, "critical"),
-        (
-            {
-                "guardrails": (
-                    Guardrail(metric="memory_bytes", threshold=1, action="halt", requests_min=1, window_s=1),
-                )
-            },
-            "guardrails[0].metric",
-        ),
     ],
 )  # fmt: skip
 def test_what_is_reserved_for_later_is_refused_where_it_is_written(

@@ -16,6 +16,8 @@ from support.rollout_values import digest
 
 ACCURACY = Guardrail(metric="accuracy_proxy", threshold=0.9, action="halt", requests_min=10, window_s=60)
 DRIFT = Guardrail(metric="drift", threshold=0.2, action="halt", requests_min=200, window_s=60)
+MIB = 1024**2
+MEMORY = Guardrail(metric="memory_bytes", threshold=100 * MIB, action="fall_back", requests_min=20, window_s=60)
 REFERENCE = Blob(digest=digest("bins"), size_bytes=10)
 EXPECTED = (100, 100, 100, 100)
 
@@ -56,6 +58,18 @@ def test_predictions_that_turn_out_wrong_halt_a_rollout_and_take_it_back(bench: 
     bench.round()
     bench.round()
     assert set(bench.serving().values()) == {"1.0.0"}
+
+
+@pytest.mark.parametrize(("holds", "ends"), [(90 * MIB, "finished"), (110 * MIB, "halted")])
+def test_a_release_that_holds_too_much_memory_is_halted_by_its_gate(tmp_path: Path, holds: int, ends: str) -> None:
+    bench = Bench(tmp_path)
+    bench.publish("1.0.0")
+    bench.publish("1.1.0", guardrails=(MEMORY,))
+    bench.install("1.0.0")
+    bench.memory["1.1.0"] = holds
+    rollout = started(bench, "1.1.0")
+    bench.rounds_until(rollout, ends)
+    assert ends == "finished" or "memory_bytes on" in bench.rollout(rollout)["cause"]
 
 
 def test_drift_stops_a_rollout_and_takes_nothing_back(bench: Bench) -> None:
