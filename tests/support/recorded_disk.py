@@ -106,7 +106,7 @@ class RecordedDisk(Generic[P]):
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root)
             self.began_names[name] = number = self._known(path)
-            if number in self._files.values() and number not in self.links:
+            if number != FOLDER and number not in self.links:
                 self.began[number] = path.read_bytes()
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:

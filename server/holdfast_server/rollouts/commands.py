@@ -173,17 +173,9 @@ def _rollback(
     release, envelope = storage.release(connection, act.pipeline, act.version, field="version")
     environment = storage.environment(connection, act.environment, field="environment")
     taken = Taken(release=None if act.every_version else release, environment=environment)
-    check_size(act.segment, field="segment")
     fleet = Fleet()
     fleet.refresh(connection)
-    check_known(act.segment, [one.labels for one in fleet.devices.values()], field="segment")
-    segment = conjunction(act.segment)
-    if segment is None or not any(selector.holds(segment, one.labels) for one in fleet.devices.values()):
-        raise Malformed(
-            f"no device is in the segment {selector.written(act.segment)}",
-            field="segment",
-            next_step="look at: holdfast device list 'SEGMENT'",
-        )
+    segment = _inhabited(act.segment, fleet)
     standing = storage.standing(connection, act.pipeline)
     to = _to(connection, standing, segment, act, release, envelope)
     record = Rollback(
@@ -198,8 +190,8 @@ def _rollback(
         to=destination(standing, segment, taken, to),
         environment=environment,
         every_version=act.every_version,
-        also=_also(connection, standing, segment, act, taken, but=release) if act.every_version else (),
     )
+    record = _with_all_that_go_on(connection, standing, record)
     _decide(connection, record, "rollback requested", f"asked for by {by}: {act.reason}", now)
     second = rollback_rules.second_person(people, by)
     if second is not None:
@@ -207,6 +199,21 @@ def _rollback(
     storage.save_rollback(connection, record)
     changes.mark(connection, "rollbacks")
     return views.rollback(connection, record.id)
+
+
+def _inhabited(asked: selector.Selector, fleet: Fleet) -> Match:
+    """The segment that was asked for. Raises Malformed when no device is in it, or when it has a typo."""
+    check_size(asked, field="segment")
+    labels = [one.labels for one in fleet.devices.values()]
+    check_known(asked, labels, field="segment")
+    segment = conjunction(asked)
+    if segment is None or not any(selector.holds(segment, one) for one in labels):
+        raise Malformed(
+            f"no device is in the segment {selector.written(asked)}",
+            field="segment",
+            next_step="look at: holdfast device list 'SEGMENT'",
+        )
+    return segment
 
 
 def _check_environment_named(act: wire.Rollback) -> None:
@@ -252,22 +259,22 @@ def _to(
     return _known_good(connection, standing, act.pipeline, ref, stored_release(goal))
 
 
-def _also(
-    connection: Connection, standing: Standing, segment: Match, act: wire.Rollback, taken: Taken, *, but: ReleaseRef
-) -> tuple[ReleaseIn, ...]:
-    """Where the other releases that the segment has in that environment go on: as asked where they can, else as before.
+def _with_all_that_go_on(connection: Connection, standing: Standing, record: Rollback) -> Rollback:
+    """Saying where the other releases go on that the segment has now in an environment that every version leaves.
 
-    Raises Malformed when one was validated in no other that may run there.
+    There where the named one does, if they can; else as before. Raises Malformed when one can nowhere.
     """
-    wanted = storage.environment(connection, act.to_environment, field="to_environment")
-    found = []
-    for one in releases_in(standing.base, segment):
-        if taken.holds(one) and one.digest != but.digest:
-            release = stored_release(storage.release(connection, act.pipeline, one.version, field="environment")[1])
-            asked = None if wanted is None else in_environment(one.ref, wanted)
-            may = asked is not None and wanted in release.environments and not standing.condemnation_of(asked, segment)
-            found.append(other_environment(standing, segment, one, release, wanted if may else None))
-    return tuple(found)
+    if not record.every_version:
+        return record
+    also = []
+    for one in releases_in(standing.base, record.segment):
+        if record.taken.holds(one) and one.digest != record.release.digest:
+            release = stored_release(storage.release(connection, record.pipeline, one.version, field="environment")[1])
+            same = in_environment(one.ref, record.to.environment)
+            may = same.environment in release.environments and not standing.condemnation_of(same, record.segment)
+            wanted = same.environment if may else None
+            also.append(other_environment(standing, record.segment, one, release, wanted))
+    return msgspec.structs.replace(record, also=tuple(also))
 
 
 def _known_good(
@@ -300,7 +307,9 @@ def _approve(
         raise Untrusted("an approver must sign this", field="signatures", next_step="sign it with an approver's key")
     rollback_rules.check_waiting(record, now.at)
     second = rollback_rules.second_person(people, record.requested_by) or record.requested_by
-    destination(storage.standing(connection, record.pipeline), record.segment, record.taken, record.to)
+    standing = storage.standing(connection, record.pipeline)
+    destination(standing, record.segment, record.taken, record.to)
+    record = _with_all_that_go_on(connection, standing, record)  # one may have come since it was asked for
     fleet = Fleet()
     fleet.refresh(connection)
     return _accept(connection, context, record, second, fleet, now)

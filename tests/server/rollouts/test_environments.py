@@ -164,6 +164,19 @@ def test_an_environment_taken_back_from_every_version_runs_nothing_there(bench: 
     bench.move("1.2.0", environment=bench.new)
 
 
+def test_what_came_into_an_environment_before_the_approval_leaves_it_too(bench: Two) -> None:
+    """And goes on as itself: no device gets another version by it."""
+    bench.publish("1.1.0", environments=(bench.old, bench.new))
+    bench.move("1.0.0", segment=selector.parse("region=us-east"))
+    asked = bench.roll_back("1.0.0", (), "ann", environment=bench.old, every_version=True)
+    assert (asked["state"], asked["also"]) == ("waiting", [])
+    bench.move("1.1.0", segment=EU)
+    assert bench.approve(asked, "bob")["also"] == [{"version": "1.1.0", "environment": bench.new}]
+    for _ in range(3):
+        bench.round()
+    assert bench.slots() == {(bench.digests[version], bench.new) for version in ("1.0.0", "1.1.0")}
+
+
 def test_a_rollout_in_an_environment_that_is_taken_back_is_ended(bench: Two) -> None:
     bench.publish("1.1.0", environments=(bench.new, "system"))
     bench.move("1.0.0")
