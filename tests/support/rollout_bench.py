@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import delete, insert
+from sqlalchemy import Table, delete, insert
 
 from holdfast_server.core.rollout import Moment
 from holdfast_server.ingest.rows import Measures
@@ -37,6 +37,8 @@ from support.rollout_values import PIPELINE, REGIONS, release
 SECOND_US: Final = 1_000_000
 BOOT: Final = "boot-of-this-machine"
 DIRECTOR: Final = PrivateKey.generate()
+# What devices said in one round, by table.
+Rows = dict[Table, list[dict[str, Any]]]
 KEYS: Final = {name: PrivateKey.generate() for name in ("ann", "bob", "cid", "eve")}
 
 
@@ -186,13 +188,18 @@ class Bench:
         """
         documents = self.documents()
         bad_digests = {self.digests.get(one, one) for one in bad}
-        speaking = self.devices.keys() if awake is None else awake
+        speaking = list(self.devices if awake is None else awake)
+        rows: Rows = {schema.windows: [], schema.device_events: [], schema.device_state: []}
+        for name in speaking:
+            device = self.devices[name]
+            device.obey(documents[device.labels["region"]])
+            device.serve(rows, bad_digests)
+            device.report(rows)
         with self.database.write() as connection:
-            for name in speaking:
-                device = self.devices[name]
-                device.obey(documents[device.labels["region"]])
-                device.serve(connection, bad_digests)
-                device.report(connection)
+            connection.execute(delete(schema.device_state).where(schema.device_state.c.device.in_(speaking)))
+            for table, said in rows.items():
+                if said:
+                    connection.execute(insert(table), said)
             changes.mark(connection, "fleet")
         self.scheduler.tick()
         self.clock.passes(seconds)
@@ -243,7 +250,7 @@ class Speaker:
             self.activated.append(target.release.version)
             self.view = msgspec.structs.replace(self.view, current=target, previous=self.view.current)
 
-    def serve(self, connection: Any, bad: set[str]) -> None:
+    def serve(self, rows: Rows, bad: set[str]) -> None:
         """30 requests, 10 of them null where the release is bad; then it falls back, if it has somewhere to go."""
         current = self.view.current
         if current is None:
@@ -251,29 +258,30 @@ class Speaker:
         broken = bool({current.release.digest, current.environment} & bad)
         measures = self.bench.measures.get(current.release.version)
         now, late_us = self.bench.now(), self.bench.spooled_us + self.bench.clocks_behind_us
-        connection.execute(
-            insert(schema.windows).values(
-                device=self.device, incarnation="0" * 16, pipeline=PIPELINE, window=next(self.numbers),
-                release_digest=current.release.digest, environment=current.environment,
-                opened_at=now.at - 2 * SECOND_US - late_us,
-                closed_at=now.at - late_us, requests=30, errors=0, nulls=10 if broken else 0, hangs=0, input_faults=0,
-                failed_over=0, memory_bytes_max=self.bench.memory.get(current.release.version, 0),
-                latency='{"bins":[[100,30]]}', received_at=now.at,
-                measures=strict_json.encode(measures).decode() if measures is not None else "",
-            )
+        rows[schema.windows].append(
+            {
+                "device": self.device, "incarnation": "0" * 16, "pipeline": PIPELINE, "window": next(self.numbers),
+                "release_digest": current.release.digest, "environment": current.environment,
+                "opened_at": now.at - 2 * SECOND_US - late_us,
+                "closed_at": now.at - late_us, "requests": 30, "errors": 0, "nulls": 10 if broken else 0, "hangs": 0,
+                "input_faults": 0,
+                "failed_over": 0, "memory_bytes_max": self.bench.memory.get(current.release.version, 0),
+                "latency": '{"bins":[[100,30]]}', "received_at": now.at,
+                "measures": strict_json.encode(measures).decode() if measures is not None else "",
+            }
         )  # fmt: skip
         if broken and self.view.previous is not None:
-            self.fall_back(connection, current, now)
+            self.fall_back(rows, current, now)
 
-    def fall_back(self, connection: Any, current: Target, now: Moment) -> None:
-        connection.execute(
-            insert(schema.device_events).values(
-                device=self.device, incarnation="0" * 16, number=next(self.numbers), position=0, kind="fell_back",
-                pipeline=PIPELINE, release_version=current.release.version, release_digest=current.release.digest,
-                environment=current.environment, code="guardrail-null-rate", detail="", at=now.at,
-                at_monotonic_us=now.monotonic_us, began_monotonic_us=now.monotonic_us - 1000, boot=BOOT,
-                received_at=now.at,
-            )
+    def fall_back(self, rows: Rows, current: Target, now: Moment) -> None:
+        rows[schema.device_events].append(
+            {
+                "device": self.device, "incarnation": "0" * 16, "number": next(self.numbers), "position": 0, "kind": "fell_back",
+                "pipeline": PIPELINE, "release_version": current.release.version, "release_digest": current.release.digest,
+                "environment": current.environment, "code": "guardrail-null-rate", "detail": "", "at": now.at,
+                "at_monotonic_us": now.monotonic_us, "began_monotonic_us": now.monotonic_us - 1000, "boot": BOOT,
+                "received_at": now.at,
+            }
         )  # fmt: skip
         self.view = msgspec.structs.replace(
             self.view,
@@ -282,7 +290,7 @@ class Speaker:
             condemned_here=(*self.view.condemned_here, LocalCondemnation(target=current)),
         )
 
-    def report(self, connection: Any) -> None:
+    def report(self, rows: Rows) -> None:
         now = self.bench.now()
         current, previous = self.view.current, self.view.previous
 
@@ -314,10 +322,9 @@ class Speaker:
             "boot": BOOT, "membership_counter": 1, "agent_version": "0", "pipelines": [said],
             "isolation": {"applied": {"network": "seccomp"}, "degraded": {"files": "the kernel offers no Landlock"}},
         }  # fmt: skip
-        connection.execute(delete(schema.device_state).where(schema.device_state.c.device == self.device))
-        connection.execute(
-            insert(schema.device_state).values(
-                device=self.device, incarnation="0" * 16, number=report["number"], sent_at=now.at,
-                report=msgspec.json.encode(report).decode(), last_seen_at=now.at, presence="online",
-            )
+        rows[schema.device_state].append(
+            {
+                "device": self.device, "incarnation": "0" * 16, "number": report["number"], "sent_at": now.at,
+                "report": msgspec.json.encode(report).decode(), "last_seen_at": now.at, "presence": "online",
+            }
         )  # fmt: skip
