@@ -25,7 +25,9 @@ def main() -> int:
     device = commands.add_parser("device", help="gateway, worker and agent of one device")
     device.add_argument("--quick", action="store_true", help="a minute or two, and coarse: to see that it works")
     device.add_argument("--only", nargs="+", choices=sorted(_cases(quick=True)), help="these cases alone")
-    device.add_argument("--write", action="store_true", help="put the table into agent/README.md")
+    device.add_argument(
+        "--write", action="store_true", help="put the table into agent/README.md, where it has a place for these cases"
+    )
     asked = parser.parse_args()
     if not peers.PEERS_PYTHON.exists():
         _tell("MLServer is left out: ./scripts/bench makes .venv-peers for it unless HOLDFAST_NO_PEERS is set")
@@ -43,7 +45,8 @@ def main() -> int:
     text = table.markdown(rows, dt.datetime.now(dt.UTC).date().isoformat())
     print(f"\n{text}")
     if asked.write:
-        table.put_into(README, text)
+        only = " ".join(["", "--only", *asked.only]) if asked.only else ""
+        table.put_into(README, text, table.COMMAND + only)
     return 1 if any(row.met is False for row in rows) else 0
 
 
@@ -55,7 +58,7 @@ def _cases(*, quick: bool) -> dict[str, Callable[[Path], Iterator[Row]]]:
         "switches": lambda home: switches.warm(home, 100 if quick else 1000, _tell),
         "rollback": lambda home: switches.rollback(home, 5 if quick else 60, _tell),
         "boot": lambda home: starting.boot(home, 3 if quick else 20, _tell),
-        "idle": lambda home: footprint.idle(home, 20 if quick else 300, _tell),
+        "idle": lambda home: footprint.idle(home, 20 if quick else 120, _tell),
         "memory": lambda home: lasting.memory(home, 60 if quick else 1440, 4_000 if quick else 100_000, _tell),
     }
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import onnxruntime
 
-BEGIN: Final = "<!-- measured by scripts/bench device -->"
+COMMAND: Final = "scripts/bench device"
 END: Final = "<!-- /measured -->"
 
 
@@ -49,13 +49,14 @@ def markdown(rows: Sequence[Row], date: str) -> str:
     return "\n".join([f"Measured {date} on {_machine()}.", "", *lines])
 
 
-def put_into(readme: Path, text: str) -> None:
-    """Replace what stands between the marks. Raises ValueError when there are none."""
-    before, mark, rest = readme.read_text().partition(BEGIN)
+def put_into(readme: Path, text: str, command: str = COMMAND) -> None:
+    """Replace what stands between the marks of that command. Raises ValueError when there are none."""
+    begin = f"<!-- measured by {command} -->"
+    before, mark, rest = readme.read_text().partition(begin)
     _, end, after = rest.partition(END)
     if not mark or not end:
-        raise ValueError(f"{readme} has no place for the table: {BEGIN} … {END}")
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        raise ValueError(f"{readme} has no place for the table: {begin} … {END}")
+    readme.write_text(f"{before}{begin}\n{text}\n{END}{after}")
 
 
 def _machine() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.table import BEGIN, END, Row, markdown, put_into
+from benchmark.table import END, Row, markdown, put_into
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,14 +28,17 @@ def test_what_has_no_target_is_neither_met_nor_missed() -> None:
     assert Row(what="w", ours="o", peer="p", ratio=3.0).met is None
 
 
-def test_the_table_replaces_the_one_before_and_nothing_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["scripts/bench device", "scripts/bench device --only idle"])
+def test_the_table_replaces_the_one_of_its_command_and_nothing_else(tmp_path: Path, command: str) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nthe one before\n{END}\nafter\n")
+    begin = f"<!-- measured by {command} -->"
+    other = f"<!-- measured by {command} boot -->\nanother\n{END}\n"
+    readme.write_text(f"before\n{other}{begin}\nthe one before\n{END}\nafter\n")
     text = markdown([Row(what="w", ours="1 ms", peer="floor: 2 ms", ratio=0.5, target=2.0)], "2026-01-01")
-    put_into(readme, text)
-    put_into(readme, text)
+    put_into(readme, text, command)
+    put_into(readme, text, command)
     found = readme.read_text()
-    assert found.startswith("before\n")
+    assert found.startswith(f"before\n{other}{begin}\n")
     assert found.endswith("after\n")
     assert "the one before" not in found
     assert found.count("| w | 1 ms | floor: 2 ms | 0.50 | ≤ 2: met |") == 1
