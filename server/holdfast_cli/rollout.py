@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from holdfast_cli import output, signed_command, time_windows, watch, waves
 from holdfast_cli.session import Session, reads, signs
+from holdfast_shared.errors import Malformed
 from holdfast_shared.wire.command import (
     Act,
     RolloutAbort,
@@ -15,6 +16,7 @@ from holdfast_shared.wire.command import (
     RolloutPlan,
     RolloutResume,
     RolloutStart,
+    ShadowPlan,
 )
 
 
@@ -69,6 +71,14 @@ def rollout() -> None:
     "--switch-window", "switch_windows", multiple=True, metavar="[DAYS ]HH:MM-HH:MM",
     help="When devices may begin to switch; a rollback never waits for it. Default: at any time.",
 )  # fmt: skip
+@click.option(
+    "--shadow", is_flag=True, help="The release only shadows what serves: it answers nobody, and ends with it."
+)
+@click.option(
+    "--agreement", type=click.FloatRange(0, 1, min_open=True), help="With --shadow: of rows, that must agree."
+)
+@click.option("--rows-min", type=click.IntRange(1), help="With --shadow: rows of a device before it counts.")
+@click.option("--hours-min", type=click.IntRange(0), help="With --shadow: hours that a device must tell of.")
 @click.option("--start", "start_too", is_flag=True, help="Start it at once.")
 @signs
 @click.pass_obj
@@ -91,6 +101,7 @@ def plan(session: Session, /, **told: Any) -> None:
         requests=waves.request_segment(told["request_segment"]),
         gates=tuple(waves.gate(text) for text in told["gate_texts"]),
         windows=time_windows.windows(told["download_windows"], told["switch_windows"]),
+        shadow=_shadow(told),
         **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s", "environment")},
     )
     planned = _send(session, act)
@@ -185,6 +196,18 @@ def watch_(context: click.Context, rollout_id: str, timeout_s: float | None) -> 
     With --json: one object for each change.
     """
     context.exit(watch.watch(context.ensure_object(Session), rollout_id, timeout_s=timeout_s))
+
+
+def _shadow(told: dict[str, Any]) -> ShadowPlan | None:
+    asked = {field: told[option] for option, field in _SHADOW.items() if told[option] is not None}
+    if told["shadow"]:
+        return signed_command.checked(ShadowPlan, **asked)
+    if asked:
+        raise Malformed("it says how a shadow is judged", field="--shadow", next_step="add --shadow, or leave it out")
+    return None
+
+
+_SHADOW: Final = {"agreement": "agreement_min", "rows_min": "rows_min", "hours_min": "hours_min"}
 
 
 def _send(session: Session, act: Act) -> Any:

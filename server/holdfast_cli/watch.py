@@ -42,7 +42,8 @@ def drawn(rollout: Any) -> list[str]:
     release = rollout["release"]["version"]
     previous = (rollout.get("previous") or {}).get("version") or "nothing"
     segment = output.plain(signed_command.segment_text(rollout["segment"]))
-    title = f"{output.plain(rollout['pipeline'])} {output.plain(previous)} → {output.plain(release)}"
+    does = "shadowed by" if rollout.get("shadow") else "→"
+    title = f"{output.plain(rollout['pipeline'])} {output.plain(previous)} {does} {output.plain(release)}"
     name = click.style(output.plain(rollout["id"]), bold=True)
     lines = [f"{name}  {title}  {output.state(rollout['state'])}  {click.style(segment, dim=True)}"]
     largest = max((wave.get("cohort") or 0 for wave in rollout["waves"]), default=0)
@@ -68,12 +69,17 @@ def _wave(wave: Any, largest: int) -> list[str]:
         counts = gate.get("devices") or {}
         mark = _VERDICT_MARKS.get(gate["verdict"], "?")
         lines.append(
-            f"        {mark} {gate['metric']} ≤ {gate['threshold']:g}  {output.state(gate['verdict'])}  "
+            f"        {mark} {gate['metric']} {_bound(gate['metric'])} {gate['threshold']:g}  {output.state(gate['verdict'])}  "
             + click.style(
                 ", ".join(f"{counts.get(word, 0)} {word}" for word in ("pass", "fail", "insufficient")), dim=True
             )
         )
     return lines
+
+
+def _bound(metric: str) -> str:
+    """Which side of its threshold is good."""
+    return "≥" if metric in ("accuracy_proxy", "agreement") else "≤"
 
 
 def _redraw(before: list[str], now: list[str]) -> list[str]:

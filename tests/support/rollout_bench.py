@@ -31,7 +31,7 @@ from holdfast_shared.wire.assignment import TYPE, Assignment, Requests
 from holdfast_shared.wire.command import Act, Approve, Command, Rollback, RolloutPlan
 from holdfast_shared.wire.membership import Membership
 from holdfast_shared.wire.release import RELEASE_TYPE
-from holdfast_shared.wire.report import CondemnedHere, PipelineReport, SlotReport
+from holdfast_shared.wire.report import CondemnedHere, PipelineReport, ShadowCounts, SlotReport
 from support.rollout_values import PIPELINE, REGIONS, release
 
 SECOND_US: Final = 1_000_000
@@ -79,6 +79,7 @@ class Bench:
         self.digests: dict[str, str] = {}
         self.memory: dict[str, int] = {}  # bytes that the worker of a version holds
         self.measures: dict[str, Measures] = {}  # what each window of a version measures besides its counts
+        self.shadows: dict[str, ShadowCounts] = {}  # what each window says of a version that shadows
         self.spooled_us = self.clocks_behind_us = (
             0  # since when windows lay on the devices; what their clocks are behind
         )
@@ -239,11 +240,13 @@ class Speaker:
         self.activated: list[str] = []
         self.requests: Requests | None = None
         self.deaf = False  # to documents; it still reports
+        self.shadow: Target | None = None
 
     def obey(self, document: Assignment) -> None:
         if self.deaf:
             return
         decision = assign([document], self.view)
+        self.shadow = decision.shadow
         target = decision.serve or (decision.stopgap if decision.urgent else None)
         self.requests = decision.requests if target is not None else None
         if target is not None and target != self.view.current:
@@ -252,6 +255,7 @@ class Speaker:
 
     def serve(self, rows: Rows, bad: set[str]) -> None:
         """30 requests, 10 of them null where the release is bad; then it falls back, if it has somewhere to go."""
+        self.have_shadowed(rows)
         current = self.view.current
         if current is None:
             return
@@ -272,6 +276,22 @@ class Speaker:
         )  # fmt: skip
         if broken and self.view.previous is not None:
             self.fall_back(rows, current, now)
+
+    def have_shadowed(self, rows: Rows) -> None:
+        """One window of what shadows, if the test says what is in it."""
+        said = self.bench.shadows.get(self.shadow.release.version) if self.shadow is not None else None
+        if self.shadow is None or said is None:
+            return
+        now = self.bench.now()
+        rows[schema.windows].append(
+            {
+                "device": self.device, "incarnation": "0" * 16, "pipeline": PIPELINE, "window": next(self.numbers),
+                "release_digest": self.shadow.release.digest, "environment": self.shadow.environment,
+                "opened_at": now.at - 86_400 * SECOND_US, "closed_at": now.at, "requests": 0, "errors": 0, "nulls": 0,
+                "hangs": 0, "input_faults": 0, "failed_over": 0, "memory_bytes_max": 0, "latency": '{"bins":[]}',
+                "received_at": now.at, "measures": strict_json.encode(Measures(shadow=said)).decode(),
+            }
+        )  # fmt: skip
 
     def fall_back(self, rows: Rows, current: Target, now: Moment) -> None:
         rows[schema.device_events].append(
@@ -308,10 +328,11 @@ class Speaker:
         )
         said = PipelineReport(
             pipeline=PIPELINE,
-            state="idle",
+            state="shadowing" if self.shadow is not None else "idle",
             serving=said_of(current),
             current=said_of(current),
             previous=said_of(previous),
+            candidate=said_of(self.shadow),
             condemned_here=condemned,
             requests=self.requests,
         )

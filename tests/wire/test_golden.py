@@ -289,6 +289,17 @@ DOCUMENTS: Final[dict[str, Any]] = {
             ),
         ),
     ),
+    "command-1-rollout-plan-shadow": command.Command(
+        fleet="demo",
+        id="6" * 32,
+        issued_at=1,
+        not_after=2,
+        act=command.RolloutPlan(
+            pipeline="digits",
+            version="1.2.0",
+            shadow=command.ShadowPlan(agreement_min=0.985, rows_min=5000, hours_min=96),
+        ),
+    ),
     "report-1-shadow": report.Report(
         fleet="demo",
         device="camera-7",

@@ -113,17 +113,21 @@ def check_room(standing: Standing, rollout: Rollout, regions: Iterable[str]) -> 
 
 
 def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> list[Rule]:
-    """A rule for each released wave, the largest share of requests and of these the widest first, without what another covers."""
-    if rollout.state not in ACTIVE:
+    """A rule for each released wave, the largest share of requests and of these the widest first, without what another covers.
+
+    A shadow that is paused has none.
+    """
+    shadows = rollout.plan.shadow is not None
+    if rollout.state not in ACTIVE or (shadows and rollout.state is not State.RUNNING):
         return []
     kept: list[tuple[Match, int, ReleaseIn | None, Requests | None]] = []
     for wave in widest_first(rollout.plan.waves[: rollout.released]):
         match = inside_region(wave.match, region)
         if match is not None and not any(covers(wide, match) and below >= wave.below for wide, below, *_ in kept):
-            kept.append((match, wave.below, release_for(base, wave.match), wave.requests))
+            kept.append((match, wave.below, None if shadows else release_for(base, wave.match), wave.requests))
     return [
         Rule(
-            mode="serve" if rollout.state is State.RUNNING else "keep",
+            mode="shadow" if shadows else "serve" if rollout.state is State.RUNNING else "keep",
             match=match,
             below=below,
             salt=rollout.id if below < cohort.BUCKETS else "",

@@ -11,6 +11,7 @@ from holdfast_server.core.release_in import ReleaseIn
 from holdfast_server.core.segments import REGION, Match
 from holdfast_shared import cohort, selector
 from holdfast_shared.wire.assignment import Requests, Windows
+from holdfast_shared.wire.command import ShadowPlan
 from holdfast_shared.wire.release import Metric
 
 KIND: Final = "kind"  # a device's label that says how its evidence is counted: `real` or `light`
@@ -81,7 +82,8 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """`rollout` is its id and the salt of its cohorts. `previous`: what a device would return to; None: nothing.
 
-    `windows`: when a device may download and switch, also one that comes late.
+    `windows`: when a device may download and switch, also one that comes late. `shadow`: its devices only shadow with it, are
+    judged by their agreement instead of gates, and have it no longer when the rollout ends.
     """
 
     rollout: str
@@ -95,6 +97,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: int
     previous: ReleaseIn | None = None
     windows: Windows | None = None
+    shadow: ShadowPlan | None = None
     notes: tuple[str, ...] = ()
 
     def reached(self, waves: int, members: Iterable[Member]) -> list[Member]:

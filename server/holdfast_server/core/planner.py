@@ -33,6 +33,10 @@ DEVICES_MIN: Final = 3
 REQUESTS_MIN: Final = 100
 SOAK_S: Final = 300
 DEADLINE_S: Final = 86_400
+# A wave's longest, on the wire.
+DEADLINE_MAX_S: Final = 30 * 86_400
+# Twice the hours that a device must shadow: it is not always on.
+DEADLINE_PER_SHADOW_HOUR_S: Final = 2 * 3600
 # A window may open once a week.
 DEADLINE_WITH_WINDOWS_S: Final = 8 * 86_400
 # What is no share of requests: nothing to compute of how many could breach it.
@@ -57,19 +61,14 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
             field="segment",
             next_step="look at: holdfast device list 'SEGMENT'",
         )
-    gates = _gates(asked, release)
-    requests_min = asked.requests_min or max(REQUESTS_MIN, *(_requests_to_fail(gate) for gate in gates))
+    gates = _gates(asked, release) if asked.shadow is None else ()
+    requests_min = asked.requests_min or max((REQUESTS_MIN, *(_requests_to_fail(gate) for gate in gates)))
+    if asked.shadow is not None:
+        requests_min = asked.shadow.rows_min
     for gate in gates:
         _refuse_a_gate_that_cannot_fail(gate, requests_min)
     soak_s = SOAK_S if asked.soak_s is None else asked.soak_s
-    patience_s = DEADLINE_S if asked.windows is None else DEADLINE_WITH_WINDOWS_S
-    deadline_s = max(patience_s, 2 * soak_s) if asked.deadline_s is None else asked.deadline_s
-    if deadline_s <= soak_s:
-        raise Malformed(
-            f"a wave of {soak_s} s soak can never pass by its deadline of {deadline_s} s",
-            field="deadline_s",
-            next_step="make the deadline longer than the soak",
-        )
+    deadline_s = _deadline_s(asked, soak_s)
     waves, notes = _waves(asked, segment, members, rollout, fleet)
     for wave in waves:
         _refuse_a_wave_too_quiet(wave, members, rollout, requests_min, deadline_s)
@@ -84,8 +83,30 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
         soak_s=soak_s,
         deadline_s=deadline_s,
         windows=asked.windows,
+        shadow=asked.shadow,
         notes=(*notes, *_unfit(members)),
     )
+
+
+def _deadline_s(asked: RolloutPlan, soak_s: int) -> int:
+    """As asked, or long enough. Raises Malformed for one by which nothing could pass."""
+    patience_s = DEADLINE_S if asked.windows is None else DEADLINE_WITH_WINDOWS_S
+    hours = asked.shadow.hours_min if asked.shadow is not None else 0
+    patience_s = min(DEADLINE_MAX_S, patience_s + DEADLINE_PER_SHADOW_HOUR_S * hours)
+    deadline_s = max(patience_s, 2 * soak_s) if asked.deadline_s is None else asked.deadline_s
+    if deadline_s <= soak_s:
+        raise Malformed(
+            f"a wave of {soak_s} s soak can never pass by its deadline of {deadline_s} s",
+            field="deadline_s",
+            next_step="make the deadline longer than the soak",
+        )
+    if deadline_s <= hours * 3600:
+        raise Malformed(
+            f"no device can tell of {hours} hours by a deadline of {deadline_s} s",
+            field="deadline_s",
+            next_step="make the deadline longer, or shadow.hours_min smaller",
+        )
+    return deadline_s
 
 
 def _environment(asked: RolloutPlan, release: Release) -> str:
@@ -104,6 +125,15 @@ def _environment(asked: RolloutPlan, release: Release) -> str:
 def _refuse_what_is_reserved(asked: RolloutPlan) -> None:
     if asked.spread_s is not None:
         raise NotSupported("a plan with spread_s is not supported yet", field="spread_s", next_step="leave it out")
+    if asked.shadow is None:
+        return
+    given = [f"waves[{index}].requests" for index, wave in enumerate(asked.waves) if wave.requests is not None]
+    for field in (*(name for name in ("gates", "requests_min", "windows", "requests") if getattr(asked, name)), *given):
+        raise Malformed(
+            "a release that only shadows is judged by its agreement alone, and neither switches nor answers anything",
+            field=field,
+            next_step="leave it out: shadow.agreement_min, rows_min and hours_min say what must hold",
+        )
 
 
 def _gates(asked: RolloutPlan, release: Release) -> tuple[Gate, ...]:

@@ -259,6 +259,9 @@ def _overdue(wave: WaveProgress, now: Moment) -> bool:
 def _halted(rollout: Rollout, wave: WaveProgress, verdict: WaveVerdict, now: Moment) -> Step:
     record = _with_wave(rollout, rollout.released - 1, msgspec.structs.replace(wave, state=WaveState.FAILED))
     record = msgspec.structs.replace(record, ended_at=now.at, halted=now)
+    if rollout.plan.shadow is not None:  # it answered nobody: there is nothing to take back
+        why = f"{verdict.why}; its devices shadow with it no more"
+        return _decided(record, State.HALTED, "rollout halted", why, verdict)
     previous = rollout.plan.previous
     back = (
         f"devices that serve it go back to {previous.version}"
@@ -278,9 +281,10 @@ def _passed(rollout: Rollout, wave: WaveProgress, verdict: WaveVerdict, now: Mom
     finished = _decided(
         ended, State.FINISHED, "rollout finished", f"wave {verdict.wave}, the last, passed: {verdict.why}"
     )
+    fold = () if rollout.plan.shadow is not None else (Fold(),)
     return Step(
         finished.record,
-        (Fold(), Compose(), Decide(what="rollout finished", why=finished.record.cause, verdict=verdict)),
+        (*fold, Compose(), Decide(what="rollout finished", why=finished.record.cause, verdict=verdict)),
     )
 
 

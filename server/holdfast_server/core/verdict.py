@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -31,7 +31,9 @@ SERVING_SHARE_MIN: Final = 0.9
 
 
 class DeviceEvidence(msgspec.Struct, frozen=True, kw_only=True):
-    """One reached device. `in_wave`: of the current wave; `added`: in no earlier one. `failure`: why it left the release."""
+    """One reached device. `in_wave`: of the current wave; `added`: in no earlier one; `serving`: the release, or it shadows with
+    it where that is what it was to do. `failure`: why it left the release.
+    """
 
     device: str
     kind: str
@@ -86,9 +88,14 @@ class WaveVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_wave(
-    wave: Wave, gates: Sequence[tuple[str, float]], devices: Sequence[DeviceEvidence], *, soaked: bool
+    wave: Wave,
+    gates: Sequence[tuple[str, float]],
+    devices: Sequence[DeviceEvidence],
+    *,
+    soaked: bool,
+    does: Literal["serve", "shadow"] = "serve",
 ) -> WaveVerdict:
-    """The verdict on `wave` by all devices that the rollout has reached."""
+    """The verdict on `wave` by all devices that the rollout has reached; `does` is what they were to do with its release."""
     verdicts = {one.device: one.verdict for one in devices}
     failing = tuple(sorted(device for device, verdict in verdicts.items() if verdict is Verdict.FAIL))
     judged = sum(verdict is not Verdict.INSUFFICIENT for verdict in verdicts.values())
@@ -115,10 +122,10 @@ def judge_wave(
         blamed = sum(one.to_blame for one in devices)
         by_conduct = _improbable(blamed, judged, upper_tail(blamed, judged, BAD_DEVICES_SHARE), len(members))
         return msgspec.structs.replace(found, verdict=Verdict.FAIL, why=why, drift_only=not by_conduct)
-    missing = _missing(wave, found, added=sum(one.added for one in members), soaked=soaked)
+    missing = _missing(wave, found, added=sum(one.added for one in members), soaked=soaked, does=does)
     if missing:
         return msgspec.structs.replace(found, why=missing)
-    why = f"{found.passing} device(s) of the wave pass, {found.serving} of {found.online} seen lately serve it"
+    why = f"{found.passing} device(s) of the wave pass, {found.serving} of {found.online} seen lately {does} it"
     return msgspec.structs.replace(found, verdict=Verdict.PASS, why=why)
 
 
@@ -129,7 +136,7 @@ def _improbable(failing: int, judged: int, chance: float, members: int) -> bool:
     return members < DEVICES_TO_TELL and failing == judged == members == 1
 
 
-def _missing(wave: Wave, found: WaveVerdict, *, added: int, soaked: bool) -> str:
+def _missing(wave: Wave, found: WaveVerdict, *, added: int, soaked: bool, does: str) -> str:
     """What the wave still lacks, or an empty text."""
     added_min = min(wave.devices_min, added)
     if found.passing < wave.devices_min:
@@ -140,7 +147,7 @@ def _missing(wave: Wave, found: WaveVerdict, *, added: int, soaked: bool) -> str
         return f"{found.passing_added} of at least {added_min} device(s) that are new in this wave have enough good requests"
     if not found.online or found.serving < SERVING_SHARE_MIN * found.online:
         return (
-            f"{found.serving} of {found.online} device(s) seen lately report that they serve it; "
+            f"{found.serving} of {found.online} device(s) seen lately report that they {does} it; "
             f"{SERVING_SHARE_MIN:.0%} must"
         )
     return "" if soaked else "it still soaks"

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, select
 
+from holdfast_server.core import agreement
 from holdfast_server.core.authority import Authority, authority_of
 from holdfast_server.core.plan import KIND, KIND_DEFAULT, Wave
 from holdfast_server.core.rollout import SECOND_US, Moment, Rollout
@@ -22,7 +23,7 @@ from holdfast_shared import selector
 from holdfast_shared.drift import Watch
 from holdfast_shared.histogram import Histogram
 from holdfast_shared.judgement import Judgement, judge, judge_drift
-from holdfast_shared.wire.report import Window
+from holdfast_shared.wire.report import ShadowCounts, Window
 
 # A window's time is taken before its transaction commits. One that becomes visible later than this is counted only after a
 # restart; until then its device has less evidence, which never passes anything.
@@ -39,10 +40,24 @@ _latency: Final[msgspec.json.Decoder[Histogram]] = msgspec.json.Decoder(Histogra
 class _Counts:
     """One device's requests to the release since the wave was released."""
 
-    __slots__ = ("agreed", "bins", "errors", "judgements", "labelled", "memory_bytes", "nulls", "requests", "watch")
+    __slots__ = (
+        "agreed",
+        "bins",
+        "errors",
+        "judgements",
+        "labelled",
+        "memory_bytes",
+        "nulls",
+        "requests",
+        "shadow_agreed",
+        "shadow_compared",
+        "shadow_us",
+        "watch",
+    )
 
     def __init__(self) -> None:
         self.requests = self.errors = self.nulls = self.labelled = self.agreed = self.memory_bytes = 0
+        self.shadow_compared = self.shadow_agreed = self.shadow_us = 0
         self.bins: dict[int, int] = {}
         self.watch = Watch()
         self.judgements: tuple[Judgement, ...] | None = None
@@ -67,8 +82,23 @@ class _Counts:
             self.watch = self.watch.seen(measures.drift, drift_threshold)
         self.judgements = None
 
+    def shadowed(self, shadow: ShadowCounts, watched_us: int, since_us: int) -> None:
+        """What the same window says of the release where it only shadowed; it came `since_us` after the wave was released.
+
+        A device whose clock jumps tells of more hours than there were: never of more than have passed here.
+        """
+        if self.shadow_compared < REQUESTS_COUNTED_MAX:
+            self.shadow_compared += shadow.compared
+            self.shadow_agreed += min(shadow.agreed, shadow.compared)
+        self.shadow_us = min(self.shadow_us + watched_us, max(since_us, 0))
+        self.judgements = None
+
     def judged(self, rollout: Rollout) -> tuple[Judgement, ...]:
         """Against every gate; asked again only after something was added."""
+        shadow = rollout.plan.shadow
+        if self.judgements is None and shadow is not None:
+            compared, agreed = self.shadow_compared, self.shadow_agreed
+            self.judgements = (agreement.judged(shadow, compared=compared, agreed=agreed, watched_us=self.shadow_us),)
         if self.judgements is None:
             window = Window(
                 window=0,
@@ -136,6 +166,10 @@ class Evidence:
             if (device := fleet.devices.get(name)) is not None
         ]
         soaked = now.at >= released_at + rollout.plan.soak_s * SECOND_US
+        shadow = rollout.plan.shadow
+        if shadow is not None:
+            gate = (agreement.METRIC, shadow.agreement_min)
+            return judge_wave(wave, [gate], devices, soaked=soaked, does="shadow")
         return judge_wave(wave, [(gate.metric, gate.threshold) for gate in rollout.plan.gates], devices, soaked=soaked)
 
     def _find_cohort(self, rollout: Rollout, wave: Wave, condemned: tuple[Condemnation, ...], fleet: Fleet) -> None:
@@ -176,6 +210,7 @@ class Evidence:
                 table.c.measures,
                 table.c.closed_at,
                 table.c.received_at,
+                (table.c.closed_at - table.c.opened_at).label("watched_us"),
             )
             .where(
                 table.c.pipeline == rollout.plan.pipeline,
@@ -196,7 +231,10 @@ class Evidence:
             if row.measures:
                 closed_at = min(row.received_at, row.closed_at + behind(row.device))
                 answered_for = resumed_at is not None and closed_at <= resumed_at
-                counts.measured(_measures.decode(row.measures), drift, answered_for=answered_for)
+                measures = _measures.decode(row.measures)
+                counts.measured(measures, drift, answered_for=answered_for)
+                if measures.shadow is not None:
+                    counts.shadowed(measures.shadow, row.watched_us, row.received_at - released_at)
         self._seen = {key: at for key, at in self._seen.items() if at > self._until - 2 * LAG_US}
 
     def _read_events(self, connection: Connection, rollout: Rollout) -> None:
@@ -222,6 +260,7 @@ class Evidence:
     ) -> DeviceEvidence:
         plan = rollout.plan
         counts = self._counts.get(device.device)
+        runs = device.serving(plan.pipeline) if plan.shadow is None else device.shadowing(plan.pipeline)
         code = self._failures.get(device.device) or device.condemned_here(plan.pipeline, plan.release) or ""
         return DeviceEvidence(
             device=device.device,
@@ -229,7 +268,7 @@ class Evidence:
             in_wave=flags[0],
             added=flags[1],
             online=online,
-            serving=device.serving(plan.pipeline) == plan.release and wave.is_given_by(device.requests(plan.pipeline)),
+            serving=runs == plan.release and wave.is_given_by(device.requests(plan.pipeline)),
             judgements=counts.judged(rollout) if counts is not None else (),
             failure=code if authority_of(code) is Authority.AUTOMATIC else "",
         )

@@ -70,6 +70,13 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
         found = self.spoken.of(pipeline) if self.spoken is not None else None
         return found.requests if found is not None else None
 
+    def shadowing(self, pipeline: str) -> ReleaseIn | None:
+        """What the device says that it has shadow what serves."""
+        found = self.spoken.of(pipeline) if self.spoken is not None else None
+        if found is None or found.candidate is None or found.state != "shadowing":
+            return None
+        return in_environment(found.candidate.release, found.candidate.environment)
+
     def condemned_here(self, pipeline: str, release: ReleaseIn) -> str | None:
         """The code for which the device condemned the pair by itself; None when it did not."""
         found = self.spoken.of(pipeline) if self.spoken is not None else None

@@ -16,6 +16,7 @@ from holdfast_server.rollouts.fleet import Fleet
 from holdfast_server.store import devices
 from holdfast_shared import selector
 from holdfast_shared.wire.assignment import Requests
+from holdfast_shared.wire.command import ShadowPlan
 
 
 def rollouts(connection: Connection, pipeline: str | None = None) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def _rollout(record: Rollout) -> dict[str, Any]:
         "soak_s": plan.soak_s,
         "deadline_s": plan.deadline_s,
         "windows": msgspec.to_builtins(plan.windows),
+        "shadow": _shadow(plan.shadow),
         "notes": list(plan.notes),
         "evidence": dict(verdict.evidence) if verdict is not None else {},
         "failing": list(verdict.failing) if verdict is not None else [],
@@ -166,3 +168,10 @@ def _rollback(record: Rollback) -> dict[str, Any]:
 def _returned(returning: Returning) -> list[dict[str, Any]]:
     """Every device that served the release, with the moment of its first signed report that another serves, or null."""
     return [{"device": device, "back_at_monotonic_us": returning.back.get(device)} for device in returning.devices]
+
+
+def _shadow(asked: ShadowPlan | None) -> dict[str, Any] | None:
+    """With its defaults written out."""
+    if asked is None:
+        return None
+    return {name: getattr(asked, name) for name in ("agreement_min", "rows_min", "hours_min")}

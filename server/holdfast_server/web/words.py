@@ -13,15 +13,20 @@ METRICS: Final = {
     "latency_ms_p99": "p99 latency",
     "error_rate": "errors",
     "null_rate": "nulls",
+    "accuracy_proxy": "right predictions",
+    "agreement": "rows that agree with what serves",
     "device": "devices that left it",
 }
+_AT_LEAST: Final = ("accuracy_proxy", "agreement")
 
 
 def threshold(metric: str, value: Any) -> str:
     """A gate's threshold with its unit."""
     if not isinstance(value, int | float) or metric == "device":
         return ""
-    return f"≤ {value:g} ms" if metric == "latency_ms_p99" else f"≤ {100 * value:g} %"
+    if metric == "latency_ms_p99":
+        return f"≤ {value:g} ms"
+    return f"{'≥' if metric in _AT_LEAST else '≤'} {100 * value:g} %"
 
 
 def segment(value: Any) -> str:

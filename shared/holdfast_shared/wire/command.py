@@ -47,6 +47,14 @@ class GatePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threshold: Annotated[float, msgspec.Meta(ge=0)]
 
 
+class ShadowPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The release only shadows. A device passes when so great a share of at least `rows_min` rows agrees, over so many hours."""
+
+    agreement_min: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.99
+    rows_min: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    hours_min: Annotated[int, msgspec.Meta(ge=0, le=29 * 24)] = 72
+
+
 class RolloutPlan(
     msgspec.Struct,
     frozen=True,
@@ -71,6 +79,7 @@ class RolloutPlan(
     requests: Requests | None = None
     windows: Windows | None = None
     spread_s: CounterField | None = None
+    shadow: ShadowPlan | None = None  # instead of serving, and of gates
 
 
 class RolloutStart(
