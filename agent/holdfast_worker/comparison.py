@@ -17,9 +17,10 @@ import numpy as np
 
 from holdfast_shared.wire.release import Datatype
 from holdfast_shared.wire.report import SCORE_BINS, difference_bin
-from holdfast_worker import inference_request, tensors
+from holdfast_worker import tensors
 from holdfast_worker.channel import Channel, LostPlace
 from holdfast_worker.failures import InputFault, ModelRaised
+from holdfast_worker.inference_request import Reader
 from holdfast_worker.measures import ROWS_MAX
 from holdfast_worker.protocol import (
     COMPARE_HEAD,
@@ -87,8 +88,8 @@ class Comparison:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._inputs = {tensor.name: tensor for tensor in runner.inputs}
-        self._outputs = {tensor.name: tensor for tensor in runner.outputs}
+        inputs = {tensor.name: tensor for tensor in runner.inputs}
+        self._reader = Reader(inputs, {tensor.name: tensor for tensor in runner.outputs})
         self._tolerance = runner.release.self_test
         self._scored = runner.release.scored
 
@@ -97,9 +98,7 @@ class Comparison:
         started = time.perf_counter_ns()
         compute_us = 0
         try:
-            request = inference_request.read(
-                asked.request, asked.request_header_length, self._inputs, self._outputs, wants_binary=False
-            )
+            request = self._reader.read(asked.request, asked.request_header_length, wants_binary=False)
             started = time.perf_counter_ns()
             try:
                 outputs, outcome = self._runner.run(request.tensors)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from holdfast_worker.tensors import Array
+from holdfast_worker.tensors import Array, finite
 
 
 def null_in(outputs: Mapping[str, Array], expected: Iterable[str], sentinels: Mapping[str, Array]) -> str | None:
@@ -20,7 +18,7 @@ def null_in(outputs: Mapping[str, Array], expected: Iterable[str], sentinels: Ma
             return f"output {name} is missing"
         if array.size == 0:
             return f"output {name} is empty"
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not finite(array):
             return f"output {name} is not finite"
         sentinel = sentinels.get(name)
         if sentinel is not None and (array == sentinel).all():

@@ -14,8 +14,10 @@ import numpy as np
 
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.release import Release, Tensor
-from holdfast_worker import fingerprint, inference_request, inference_response, release_files, self_test
+from holdfast_worker import fingerprint, inference_response, release_files, self_test
 from holdfast_worker.failures import InputFault, LoadRefused, ModelRaised
+from holdfast_worker.inference_request import Reader
+from holdfast_worker.inference_response import Writer
 from holdfast_worker.measures import Measures
 from holdfast_worker.nulls import null_in
 from holdfast_worker.protocol import NO_HEADER, Measured, Measuring, Outcome
@@ -26,6 +28,7 @@ from holdfast_worker.tensors import DTYPES, Array
 
 # One: a small device's other cores belong to the gateway and to the other slot.
 THREADS: Final = 1
+_OK, _NULL = Outcome.OK, Outcome.NULL  # a member of an enum takes longer to look up than all that is done with it
 
 
 class Reply(NamedTuple):
@@ -46,11 +49,12 @@ class Runner:
     """A release, ready to answer. Keeps nothing of a request, so any number of threads may ask at once."""
 
     __slots__ = (
-        "_inputs",
         "_measures",
         "_outputs",
+        "_reader",
         "_sentinels",
         "_stages",
+        "_writer",
         "digest",
         "fingerprint",
         "pipeline",
@@ -67,10 +71,12 @@ class Runner:
         self.fingerprint: dict[str, str] = dict(measured)
         self.self_test_cases = self_test_cases
         self._stages = stages
-        self._inputs = {tensor.name: tensor for tensor in stages.inputs}
+        inputs = {tensor.name: tensor for tensor in stages.inputs}
         self._outputs = {tensor.name: tensor for tensor in stages.outputs}
+        self._reader = Reader(inputs, self._outputs)
+        self._writer = Writer(self._outputs, model=self.pipeline, version=self.version)
         self._sentinels = _sentinels(files.release, self._outputs)
-        self._measures = Measures(files.release, files.reference, self._inputs, self._outputs)
+        self._measures = Measures(files.release, files.reference, inputs, self._outputs)
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -94,26 +100,22 @@ class Runner:
         """
         outputs = self._stages.run(request, spent_us)
         null = null_in(outputs, self._outputs, self._sentinels)
-        return outputs, Outcome.OK if null is None else Outcome.NULL
+        return outputs, _OK if null is None else _NULL
 
     def answer(self, body: bytes | bytearray | memoryview, header_length: int, wants_binary: bool) -> Reply:
         """What became of one `infer` request, and the body of its response. Raises nothing that a request can cause."""
         compute_us = 0
         measured = None
         try:
-            request = inference_request.read(
-                memoryview(body), header_length, self._inputs, self._outputs, wants_binary=wants_binary
-            )
+            request = self._reader.read(memoryview(body), header_length, wants_binary=wants_binary)
             spent_us: dict[str, int] | None = {} if request.stage_times else None
             started = time.perf_counter_ns()
             try:
                 outputs, outcome = self.run(request.tensors, spent_us)
             finally:
                 compute_us = (time.perf_counter_ns() - started) // 1000
-            found = inference_response.answered(
-                request, outputs, self._outputs, model=self.pipeline, version=self.version, spent_us=spent_us
-            )
-            if outcome is Outcome.OK and not self._measures.none:
+            found = self._writer.answered(request, outputs, spent_us)
+            if outcome is _OK and not self._measures.none:
                 measured = self._measures.of(request.id, request.tensors, outputs)
         except InputFault as error:
             found, outcome = inference_response.failed(error), Outcome.INPUT_FAULT

@@ -31,7 +31,7 @@ class _Step(NamedTuple):
 class Stages:
     """Holds no state of a request: any number of threads may run it."""
 
-    __slots__ = ("_answers", "_steps", "inputs", "outputs")
+    __slots__ = ("_alone", "_answers", "_steps", "inputs", "outputs")
 
     def __init__(self, release: Release, stages: tuple[StageFiles, ...], sessions: Iterable[Session]) -> None:
         """Raises LoadRefused where wiring, manifest and model file contradict each other."""
@@ -44,6 +44,7 @@ class Stages:
             raise LoadRefused("load-failed", "; ".join(map(str, found))[:400])
         self._steps = tuple(steps[place] for place in found.order)
         self._answers = tuple(release.outputs.items())
+        self._alone = _alone(steps[0], self._answers) if len(steps) == 1 else None
         self.inputs: tuple[Tensor, ...] = found.inputs
         self.outputs: tuple[Tensor, ...] = found.outputs
 
@@ -52,18 +53,46 @@ class Stages:
 
         `spent_us` is given how long each stage computed, those before a failure too.
         """
+        alone = self._alone
+        outputs = self._run_all(request, spent_us) if alone is None or spent_us is not None else alone.run(request)
+        for tensor in self.outputs:
+            array = outputs.get(tensor.name)
+            if array is not None and array.size and not fits(array.shape, tensor.shape):
+                raise ModelRaised(f"output {tensor.name} has shape {list(array.shape)}, declared {list(tensor.shape)}")
+        return outputs
+
+    def _run_all(self, request: Mapping[str, Array], spent_us: dict[str, int] | None) -> dict[str, Array]:
         values = {f"{REQUEST}.{name}": array for name, array in request.items()}
         for step in self._steps:
             started = time.perf_counter_ns()
             values.update(_answered(step, values))
             if spent_us is not None:
                 spent_us[step.name] = (time.perf_counter_ns() - started) // 1000
-        outputs = {name: values[source] for name, source in self._answers if source in values}
-        for tensor in self.outputs:
-            array = outputs.get(tensor.name)
-            if array is not None and array.size and not fits(array.shape, tensor.shape):
-                raise ModelRaised(f"output {tensor.name} has shape {list(array.shape)}, declared {list(tensor.shape)}")
-        return outputs
+        return {name: values[source] for name, source in self._answers if source in values}
+
+
+class _Alone(NamedTuple):
+    """The only stage of most releases: nothing but the request feeds it, so nothing has to be looked up by a value's name."""
+
+    step: _Step
+    feeds: tuple[tuple[str, str], ...]  # the model's input, and the request's tensor
+    answers: tuple[tuple[str, str], ...]  # the release's output, and the model's
+
+    def run(self, request: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            found = self.step.session.run({name: request[of] for name, of in self.feeds}, self.step.wanted)
+        except KeyError as error:
+            raise ModelRaised(
+                f"stage {self.step.name} lacks {REQUEST}.{error.args[0]}, which was not answered"
+            ) from error
+        except ModelRaised as error:
+            raise ModelRaised(f"stage {self.step.name}: {error}") from error
+        return {name: found[of] for name, of in self.answers if of in found}
+
+
+def _alone(step: _Step, answers: tuple[tuple[str, str], ...]) -> _Alone:
+    feeds = tuple((name, source.partition(".")[2]) for name, source in step.feeds)
+    return _Alone(step, feeds, tuple((name, source.partition(".")[2]) for name, source in answers))
 
 
 def _answered(step: _Step, values: Mapping[str, Array]) -> dict[str, Array]:

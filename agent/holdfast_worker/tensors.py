@@ -15,6 +15,7 @@ import functools
 import math
 import re
 import struct
+from array import array as packed
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -58,6 +59,10 @@ _ELEMENTS: Final[dict[Datatype, Any]] = {
     "FP64": float,
     "BYTES": str,
 }
+# Of raw bytes: a BOOL must be 0 or 1, and BYTES say their lengths themselves.
+LOOKED_AT: Final[frozenset[Datatype]] = frozenset({"BOOL", "BYTES"})
+# What packs a flat list of them into bytes of this machine's order: little-endian on all that we run on.
+_CODES: Final[dict[Datatype, str]] = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B"}
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 _LENGTH: Final = struct.Struct("<I")
 # Smaller outputs are copied into the answer: a memory view of an array costs more than the copy.
@@ -82,6 +87,11 @@ def fits(shape: Sequence[int], declared: Sequence[int]) -> bool:
     return True
 
 
+def finite(array: Array) -> bool:
+    """Whether every element is. `.all()` would go the long way through numpy's reductions: 8 µs after a model, this 2."""
+    return b"\0" not in np.isfinite(array).tobytes()
+
+
 def from_json(name: str, datatype: Datatype, shape: tuple[int, ...], data: msgspec.Raw) -> Array:
     """`data`, flat or nested as `shape` is, as an array. Raises InputFault that names the tensor."""
     depth = len(shape) if len(shape) > 1 and _NESTED.match(data) else 1
@@ -94,7 +104,7 @@ def from_json(name: str, datatype: Datatype, shape: tuple[int, ...], data: msgsp
         array = np.empty(len(flat), dtype=object)
         array[:] = [text.encode() for text in flat]
     else:
-        array = _numbers(name, datatype, values)
+        array = _numbers(name, datatype, values, depth)
         found = array.shape
     if depth > 1:
         if found != shape:
@@ -143,15 +153,21 @@ def to_bytes(array: Array) -> bytes | memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _numbers(name: str, datatype: Datatype, values: list[Any]) -> Array:
+def _numbers(name: str, datatype: Datatype, values: list[Any], depth: int) -> Array:
+    code = _CODES.get(datatype)
     try:
-        with np.errstate(over="ignore"):  # told below, with the tensor's name
-            array: Array = np.array(values, dtype=DTYPES[datatype])
+        if (
+            depth == 1 and code is not None
+        ):  # numpy takes twice as long, and has to be told that an overflow is looked for
+            array: Array = np.frombuffer(packed(code, values), DTYPES[datatype])
+        else:
+            with np.errstate(over="ignore"):  # told below, with the tensor's name
+                array = np.array(values, dtype=DTYPES[datatype])
     except OverflowError as error:
         raise InputFault(f"tensor {name}: a value is out of the range of {datatype}") from error
     except ValueError as error:
         raise InputFault(f"tensor {name}: the rows of data differ in length") from error
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not finite(array):
         raise InputFault(f"tensor {name}: a value is out of the range of {datatype}")
     return array
 

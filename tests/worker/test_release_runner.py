@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.wire.release import Datatype, Tensor
 from holdfast_worker import release_runner
+from holdfast_worker.inference_request import FORMS_MAX
 from holdfast_worker.nulls import null_in
 from holdfast_worker.protocol import NO_HEADER, Outcome
 from holdfast_worker.release_runner import Reply, Runner
@@ -154,6 +155,43 @@ def test_every_datatype_is_served_in_json_and_in_binary(state: StateFolder, data
     }
     header = json.dumps(again).encode()
     assert body_of(runner.answer(header + raw, len(header), False))["outputs"][0]["data"] == data
+
+
+@pytest.mark.parametrize("datatype", DTYPES)
+def test_a_form_that_came_before_is_answered_by_what_comes_now(state: StateFolder, datatype: Datatype) -> None:
+    """The header is the same bytes; neither the tensor's values nor the answer's may be those of before."""
+    runner = echo_runner(state, datatype)
+    for data in (TWO.get(datatype, [3, 4]), TWO.get(datatype, [5, 6])[::-1], TWO.get(datatype, [3, 4])):
+        asked = {"inputs": [{"name": "given", "datatype": datatype, "shape": [2], "data": data}]}
+        raw = runner.answer(json.dumps(asked).encode(), NO_HEADER, True)
+        sent = raw.body[raw.header_length :]
+        size = {"parameters": {"binary_data_size": len(sent)}}
+        header = json.dumps({"inputs": [{"name": "given", "datatype": datatype, "shape": [2], **size}]}).encode()
+        for _ in range(3):
+            reply = runner.answer(header + sent, len(header), True)
+            assert (reply.outcome, reply.body) == (raw.outcome, raw.body)
+            assert body_of(runner.answer(header + sent, len(header), False))["outputs"][0]["data"] == data
+            if datatype in ("BOOL", "BYTES"):  # which are looked at every time
+                assert runner.answer(header + b"\xff" * len(sent), len(header), True).outcome is Outcome.INPUT_FAULT
+
+
+def test_outputs_that_change_their_shape_are_described_anew(state: StateFolder) -> None:
+    """The header that goes before raw outputs is remembered by what it says of them."""
+    runner = runner_of(state, digits_models.trained())
+    for rows in (1, 3, 1, 2, 3):
+        body, header_length = ask_in_binary(image(rows))
+        for _ in range(2):
+            reply = runner.answer(body, header_length, True)
+            (output,) = body_of(reply)["outputs"]
+            assert output["shape"] == [rows, 10]
+            assert output["parameters"]["binary_data_size"] == len(reply.body) - reply.header_length == rows * 40
+
+
+def test_forms_are_remembered_within_a_bound(runner: Runner) -> None:
+    for number in range(3 * FORMS_MAX):
+        body, header_length = ask_in_binary(image(), parameters={f"unknown-{number}": True})
+        assert runner.answer(body, header_length, True).outcome is Outcome.OK
+        assert len(runner._reader._forms) <= FORMS_MAX
 
 
 def test_the_public_triton_client_reads_our_answers_and_we_read_its_requests(state: StateFolder) -> None:
@@ -358,7 +396,10 @@ def test_a_body_that_is_not_as_long_as_it_says_is_told(
 
 def test_every_cut_of_a_binary_request_is_the_requests_fault(runner: Runner) -> None:
     body, header_length = ask_in_binary(image())
-    for length in range(len(body)):
+    for length in [*range(len(body)), len(body), *range(len(body))]:  # before its form is remembered, and after
+        if length == len(body):
+            assert runner.answer(body, header_length, False).outcome is Outcome.OK
+            continue
         assert runner.answer(body[:length], header_length, False).outcome is Outcome.INPUT_FAULT
 
 
