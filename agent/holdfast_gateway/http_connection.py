@@ -44,7 +44,9 @@ class Phase(Enum):
     LINGER = auto()  # the last answer is written; the peer should close
 
 
-_LIMIT_S: Final = {Phase.IDLE: IDLE_S, Phase.HEADERS: HEADERS_S, Phase.BODY: BODY_S, Phase.LINGER: LINGER_S}
+# Looked up many times for a request, which of an enum's members takes long.
+_IDLE, _HEADERS, _BODY, _LINGER = Phase
+_LIMIT_S: Final = {_IDLE: IDLE_S, _HEADERS: HEADERS_S, _BODY: BODY_S, _LINGER: LINGER_S}
 
 
 class Admission(Enum):
@@ -83,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         self._parser = httptools.HttpRequestParser(self)
         self._current: Request | Refusal | None = None
         self._queue: deque[Request | Refusal] = deque()
-        self._phase = Phase.IDLE
+        self._phase = _IDLE
         self._since = self._service.now
         self._unsent = 0  # of an answer, when that was last looked at
         self._deaf = self._eof = self._continue_due = False
@@ -116,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """A client may end its side and still wait for its answers."""
         self._eof = True
-        if self._phase in (Phase.HEADERS, Phase.BODY) and not self._deaf:
+        if self._phase in (_HEADERS, _BODY) and not self._deaf:
             self._refuse(HTTPStatus.BAD_REQUEST, "the request ended before it was whole")
         return self._current is not None
 
@@ -140,7 +142,7 @@ class Connection(asyncio.BufferedProtocol):
             elif now - self._since > WRITE_S:
                 self._transport.abort()
         elif self._current is None and now - self._since > _LIMIT_S[self._phase]:
-            if self._phase in (Phase.HEADERS, Phase.BODY):
+            if self._phase in (_HEADERS, _BODY):
                 self._refuse(
                     HTTPStatus.REQUEST_TIMEOUT, f"the request was not whole within {_LIMIT_S[self._phase]:g} s"
                 )
@@ -164,9 +166,9 @@ class Connection(asyncio.BufferedProtocol):
     # -- reading
 
     def _feed(self, data: memoryview) -> None:
-        message = self._message if self._phase is Phase.HEADERS else 0
-        if self._phase is Phase.IDLE:
-            self._enter(Phase.HEADERS)
+        message = self._message if self._phase is _HEADERS else 0
+        if self._phase is _IDLE:
+            self._enter(_HEADERS)
         while data and not self._deaf:
             try:
                 self._parser.feed_data(data)
@@ -178,7 +180,7 @@ class Connection(asyncio.BufferedProtocol):
                 if not self._deaf:
                     self._refuse(HTTPStatus.BAD_REQUEST, f"malformed HTTP: {error}")
             break
-        if self._phase is Phase.HEADERS and self._message == message and not self._deaf:
+        if self._phase is _HEADERS and self._message == message and not self._deaf:
             self._dripped += len(data)
             if self._dripped > HEADERS_BYTES_MAX:
                 self._refuse_headers()
@@ -198,7 +200,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_message_begin(self) -> None:
         self._begin()
-        self._phase = Phase.HEADERS
+        self._phase = _HEADERS
         self._since = self._service.now
 
     def on_url(self, url: bytes) -> None:
@@ -206,7 +208,7 @@ class Connection(asyncio.BufferedProtocol):
         self._header_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._phase is not Phase.HEADERS:
+        if self._phase is not _HEADERS:
             return  # a trailer
         self._headers += 1
         self._header_bytes += len(name) + len(value)
@@ -233,7 +235,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._deaf:
             return
         self._method = self._parser.get_method()
-        self._enter(Phase.BODY)
+        self._enter(_BODY)
         limit = self._service.body_bytes_max
         if self._headers > HEADERS_MAX or self._header_bytes > HEADERS_BYTES_MAX:
             self._refuse_headers()
@@ -276,7 +278,7 @@ class Connection(asyncio.BufferedProtocol):
         keep_alive = self._parser.should_keep_alive()
         request = Request(self._method, self._path, body, self._header_length, self._wants_binary, keep_alive)
         self._body = []
-        self._enter(Phase.IDLE)
+        self._enter(_IDLE)
         self._take(request)
 
     def _refuse_headers(self) -> None:
@@ -312,8 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._serving:
             return
         self._serving = True
-        while isinstance(self._current, Request | Refusal):
-            what = self._current
+        while (what := self._current) is not None:
             if isinstance(what, Refusal):
                 self.answer(what.status, NO_HEADER, error_body(what.message))
             else:
@@ -372,7 +373,7 @@ class Connection(asyncio.BufferedProtocol):
             transport.close()
             return
         transport.write_eof()
-        self._enter(Phase.LINGER)
+        self._enter(_LINGER)
         if not transport.is_reading():
             transport.resume_reading()
 

@@ -34,6 +34,7 @@ class Refusal(NamedTuple):
     message: str
 
 
+@lru_cache(maxsize=256)  # answers of one release are nearly all as long as one another
 def head(
     status: int, header_length: int, body_bytes: int, *, closes: bool, allow: bytes = b"", content_type: bytes = b""
 ) -> bytes:

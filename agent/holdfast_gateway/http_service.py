@@ -114,7 +114,8 @@ class HttpService:
         if count > 0 and self._held + count > BODIES_HELD_MAX * self.body_bytes_max:
             return False
         self._held += count
-        self._heap.holds(self._held)
+        if count > 0:
+            self._heap.holds(self._held)
         return True
 
     def serve(self, request: Request, connection: Connection) -> None:

@@ -31,6 +31,7 @@ from holdfast_gateway.worker import Lost
 from holdfast_shared.assign import Target
 from holdfast_worker.protocol import Answer, Measured, Outcome
 
+_OK: Final = int(HTTPStatus.OK)  # on every answer's way: a member of an enum takes long to look up
 # Each hand-over of one request is a worker lost under it; after so many it is not worth another.
 HAND_OVERS_MAX: Final = 3
 # When no slot of a pipeline can answer, one that had failed is tried again so often: serving badly beats serving nothing.
@@ -190,7 +191,7 @@ class Pipeline:
 
     def submit(self, inference: Inference) -> None:
         """Have it answered by the slot that answers now, or by one that will in time."""
-        if left_s := self._quarantine.left_s(inference, self._loop.time()):
+        if left_s := self._quarantine.left_s(inference, time.monotonic()):
             said = (
                 f"{self.name}: this request killed the workers of two releases; it is refused for {left_s:.0f} s more"
             )
@@ -223,10 +224,10 @@ class Pipeline:
         return f"{self.name}: version {version} does not serve here now; version {others} does"
 
     def answered(self, slot: Slot, inference: Inference, answer: Answer, latency_ms: float) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         match answer.outcome:
             case Outcome.OK:
-                inference.asker.answer(HTTPStatus.OK, answer.header_length, answer.body)
+                inference.asker.answer(_OK, answer.header_length, answer.body)
                 settlement.answered_well(slot, inference, latency_ms, answer.compute_us, now)
                 if answer.measured is not None:
                     self._measured(slot, answer.measured, now)

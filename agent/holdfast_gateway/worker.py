@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from holdfast_worker.protocol import Answer, Failed, Hello, Kind, Load, Measured
 
 log = logging.getLogger(__name__)
 
+_ANSWER: Final = int(Kind.ANSWER)  # on every answer's way: a member of an enum takes long to look up
 # Asked ahead, so that the next request is there when an answer leaves. More would only be lost along with a crash.
 ASKED_MAX: Final = 4
 # From STOP to its exit; it has nothing left to answer then.
@@ -133,7 +135,7 @@ class Worker(asyncio.BufferedProtocol):
             body_bytes=len(body),
         )
         if not self.asked:
-            self._head_since = self._loop.time()
+            self._head_since = time.monotonic()
             if self._timer is None:
                 self._timer = self._loop.call_later(self._limits.deadline_ms / 1000, self._look_at_head)
         self.asked.append(inference)
@@ -204,8 +206,8 @@ class Worker(asyncio.BufferedProtocol):
 
     def _received(self, frame: memoryview) -> None:
         kind = frame[4]
-        if kind == Kind.ANSWER and self.asked:
-            now = self._loop.time()
+        if kind == _ANSWER and self.asked:
+            now = time.monotonic()  # the loop's own clock, without its detour
             answer = protocol.read_answer(frame)
             if answer.id != self._next_id:
                 raise LostPlace(f"answer {answer.id} where {self._next_id} is due")

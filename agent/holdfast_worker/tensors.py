@@ -15,7 +15,6 @@ import functools
 import math
 import re
 import struct
-from array import array as packed
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -61,8 +60,21 @@ _ELEMENTS: Final[dict[Datatype, Any]] = {
 }
 # Of raw bytes: a BOOL must be 0 or 1, and BYTES say their lengths themselves.
 LOOKED_AT: Final[frozenset[Datatype]] = frozenset({"BOOL", "BYTES"})
-# What packs a flat list of them into bytes of this machine's order: little-endian on all that we run on.
-_CODES: Final[dict[Datatype, str]] = {"FP32": "f", "FP64": "d", "INT32": "i", "INT64": "q", "UINT8": "B"}
+# How `struct` packs one. It looks for an overflow itself, in half the time that numpy takes and does not.
+_CODES: Final[dict[Datatype, str]] = {
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
 _NESTED: Final = re.compile(rb"\s*\[\s*\[")
 _LENGTH: Final = struct.Struct("<I")
 # Smaller outputs are copied into the answer: a memory view of an array costs more than the copy.
@@ -154,16 +166,13 @@ def to_bytes(array: Array) -> bytes | memoryview:
 
 
 def _numbers(name: str, datatype: Datatype, values: list[Any], depth: int) -> Array:
-    code = _CODES.get(datatype)
     try:
-        if (
-            depth == 1 and code is not None
-        ):  # numpy takes twice as long, and has to be told that an overflow is looked for
-            array: Array = np.frombuffer(packed(code, values), DTYPES[datatype])
-        else:
-            with np.errstate(over="ignore"):  # told below, with the tensor's name
-                array = np.array(values, dtype=DTYPES[datatype])
-    except OverflowError as error:
+        if depth == 1:
+            packed = bytearray(struct.pack(f"<{len(values)}{_CODES[datatype]}", *values))
+            return np.frombuffer(packed, DTYPES[datatype])
+        with np.errstate(over="ignore"):  # told below, with the tensor's name
+            array: Array = np.array(values, dtype=DTYPES[datatype])
+    except (OverflowError, struct.error) as error:
         raise InputFault(f"tensor {name}: a value is out of the range of {datatype}") from error
     except ValueError as error:
         raise InputFault(f"tensor {name}: the rows of data differ in length") from error
