@@ -2,6 +2,8 @@
 
 - A file appears whole or not at all: temporary file in the same directory, write, fsync, rename, fsync the directory.
 - A doubled file survives a torn write of either half: two files, each with a checksum and a counter; the higher good one counts.
+  So the lower one is overwritten where it lies, with one fsync, where a new file and its name would take three times as long.
+  The higher one must be durable by then: a writer that was killed may have left one that only looks so.
 - What is read back to be trusted is verified as bytes, and those bytes are used: a path is never verified and opened again.
 - A name that is there may still be lost: whoever made it may have been killed before it was durable. So what is relied on is
   synced again, which costs nothing when there is nothing to write.
@@ -17,6 +19,7 @@ import hashlib
 import os
 import secrets
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
@@ -52,6 +55,11 @@ calls: Calls = os
 
 _MAGIC: Final = b"HFREC1\n"
 _HEADER: Final = struct.Struct(">7sxQQ32s")  # magic, padding, counter, length, SHA-256 of counter ‖ body
+# A half is so long or a multiple: its length, which is metadata that would have to be synced too, hardly ever changes.
+_HALF_BYTES: Final = 4096
+# A reader looks again at a half that is wrong while its bytes change: the writer is at it, and that takes microseconds.
+_LOOKS_MAX: Final = 5
+_LOOK_AGAIN_S: Final = 0.002
 _TEMPORARY: Final = ".partial-"
 
 
@@ -197,9 +205,11 @@ class DoubledFile:
     One process writes; any number read. `write` returns only when the new content survives a power cut.
     """
 
-    __slots__ = ("_halves", "_on_damage")
+    __slots__ = ("_durable", "_failed", "_halves", "_on_damage")
 
     def __init__(self, path: Path, on_damage: Callable[[str], None] = lambda _: None) -> None:
+        self._durable: set[Path] = set()  # halves that are, name and all, because we saw to it
+        self._failed: set[Path] = set()  # halves whose sync was refused: what is read of them may never reach the disk
         self._halves = (path.with_name(path.name + ".a"), path.with_name(path.name + ".b"))
         self._on_damage = on_damage
 
@@ -216,19 +226,42 @@ class DoubledFile:
         return None
 
     def write(self, body: bytes) -> int:
-        """Replace the older half by `body`; the new counter."""
+        """Replace the older half by `body`; the new counter. After an error the other half is what it was."""
         good, _ = self._halves_read()
-        counter = max((found for found, _ in good), default=0) + 1
+        newest = max((found for found, _ in good if self._half(found) not in self._failed), default=0)
+        if newest and self._half(newest) not in self._durable:
+            _sync(self._half(newest))
+            sync_folder(self._half(newest).parent)
+            self._durable.add(self._half(newest))
+        counter = newest + 1
         header = _HEADER.pack(_MAGIC, counter, len(body), _checksum(counter, body))
-        write_file(self._halves[counter % 2], header + body, mode=0o640)
+        data = header + body
+        self._write_half(self._half(counter), data + bytes(-len(data) % _HALF_BYTES))
         return counter
+
+    def _half(self, counter: int) -> Path:
+        return self._halves[counter % 2]
+
+    def _write_half(self, half: Path, data: bytes) -> None:
+        """The first time whole or not at all: there may be no other half yet."""
+        named = half in self._durable
+        self._durable.discard(half)
+        self._failed.add(half)
+        if not half.exists():
+            write_file(half, data, mode=0o640)
+        else:
+            _overwrite(half, data)
+            if not named:
+                sync_folder(half.parent)
+        self._failed.discard(half)
+        self._durable.add(half)
 
     def _halves_read(self) -> tuple[list[tuple[int, bytes]], list[str]]:
         good: list[tuple[int, bytes]] = []
         bad: list[str] = []
         for half in self._halves:
             try:
-                good.append(_decode_half(half.read_bytes()))
+                good.append(_read_half(half))
             except FileNotFoundError:
                 continue
             except (Damaged, OSError) as error:
@@ -237,11 +270,25 @@ class DoubledFile:
         return good, bad
 
 
+def _read_half(path: Path) -> tuple[int, bytes]:
+    """Raises Damaged, once the bytes are wrong and stay as they are, and OSError."""
+    raw = path.read_bytes()
+    for _ in range(_LOOKS_MAX):
+        try:
+            return _decode_half(raw)
+        except Damaged:
+            time.sleep(_LOOK_AGAIN_S)
+            before, raw = raw, path.read_bytes()
+            if raw == before:
+                raise
+    return _decode_half(raw)
+
+
 def _decode_half(raw: bytes) -> tuple[int, bytes]:
     if len(raw) < _HEADER.size:
         raise Damaged(f"{len(raw)} bytes are less than a header")
     magic, counter, length, checksum = _HEADER.unpack_from(raw)
-    body = raw[_HEADER.size :]
+    body = raw[_HEADER.size : _HEADER.size + length]  # what follows is padding, or of a longer one before
     if magic != _MAGIC or length != len(body) or checksum != _checksum(counter, body):
         raise Damaged("the checksum does not match")
     return counter, body
@@ -249,6 +296,21 @@ def _decode_half(raw: bytes) -> tuple[int, bytes]:
 
 def _checksum(counter: int, body: bytes) -> bytes:
     return hashlib.sha256(counter.to_bytes(8, "big") + body).digest()
+
+
+def _overwrite(path: Path, data: bytes) -> None:
+    """Write over the beginning of a file that is there. A power cut may tear it; an error empties it, if that can be done."""
+    descriptor = calls.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        try:
+            _write(descriptor, data)
+            calls.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                calls.ftruncate(descriptor, 0)
+            raise
+    finally:
+        calls.close(descriptor)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,16 +55,108 @@ def test_a_torn_half_gives_the_other(tmp_path: Path) -> None:
     doubled.write(b"newer")
     newest = tmp_path / "record.a"
     whole = newest.read_bytes()
-    assert b"newer" in whole
-    damages = [whole[:length] for length in range(len(whole))]
+    told_of = whole.index(b"newer") + len(b"newer")  # what follows is padding
+    damages = [whole[:length] for length in range(told_of)]
     damages += [
-        whole[:i] + bytes([whole[i] ^ 0x40]) + whole[i + 1 :] for i in range(len(whole)) if i != 7
+        whole[:i] + bytes([whole[i] ^ 0x40]) + whole[i + 1 :] for i in range(told_of) if i != 7
     ]  # byte 7 is padding
     for damage in damages:
         newest.write_bytes(damage)
         told: list[str] = []
         assert DoubledFile(tmp_path / "record", told.append).read() == (1, b"older")
         assert len(told) == 1
+
+
+def test_a_half_may_be_longer_than_what_it_holds(tmp_path: Path) -> None:
+    """A short body over a long one, a half that ends with its body as older versions wrote it, and anything behind it."""
+    doubled = DoubledFile(tmp_path / "record")
+    for body in (b"long" * 5000, b"long" * 5000, b"short", b""):
+        counter = doubled.write(body)
+        assert DoubledFile(tmp_path / "record").read() == (counter, body)
+    doubled.write(b"exact")
+    half = tmp_path / "record.a" if b"exact" in (tmp_path / "record.a").read_bytes() else tmp_path / "record.b"
+    whole = half.read_bytes()
+    half.write_bytes(whole[: whole.index(b"exact") + len(b"exact")])
+    assert doubled.read() == (5, b"exact")
+    half.write_bytes(whole[: whole.index(b"exact") + len(b"exact")] + b"of a longer one before")
+    assert doubled.read() == (5, b"exact")
+
+
+def test_a_reader_beside_the_writer_finds_no_damage(tmp_path: Path) -> None:
+    """A half that is being overwritten is looked at again, not called damaged."""
+    writer = DoubledFile(tmp_path / "record")
+    writer.write(b"first")
+    told: list[str] = []
+    over = threading.Event()
+
+    def read() -> None:
+        reader, newest = DoubledFile(tmp_path / "record", told.append), 0
+        while not over.is_set():
+            found = reader.read()
+            assert found is not None
+            assert found[0] >= newest
+            newest = found[0]
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(read) for _ in range(2)]
+        for number in range(500):
+            writer.write(b"%d" % number * (1 + number * 7 % 9000))
+        over.set()
+        for one in reading:
+            one.result(30)
+    assert told == []
+
+
+class Refusing:
+    """`os`, but that a sync is refused while `refuses`; `synced` names what was synced."""
+
+    def __init__(self) -> None:
+        self.refuses = False
+        self.synced: list[str] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def fsync(self, descriptor: int) -> None:
+        if self.refuses:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self.synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    made = Refusing()
+    monkeypatch.setattr(durable, "calls", made)
+    return made
+
+
+def test_the_newest_half_is_made_durable_before_the_other_is_written_over(tmp_path: Path, refusing: Refusing) -> None:
+    """Its writer may have been killed before its sync: then both halves would hang on what no disk has yet."""
+    for number in range(3):
+        DoubledFile(tmp_path / "record").write(b"%d" % number)
+    newest = "record.b"  # the third
+    refusing.synced.clear()
+    doubled = DoubledFile(tmp_path / "record")
+    doubled.write(b"next")
+    assert refusing.synced[:3] == [newest, tmp_path.name, "record.a"]
+    refusing.synced.clear()
+    doubled.write(b"and so on")
+    assert refusing.synced == ["record.b"]  # once is enough for a process
+
+
+def test_what_could_not_be_synced_is_not_read(tmp_path: Path, refusing: Refusing) -> None:
+    """After a refused sync the kernel gives back bytes that may never reach the disk."""
+    doubled = DoubledFile(tmp_path / "record")
+    doubled.write(b"one")
+    doubled.write(b"two")
+    refusing.refuses = True
+    for _ in range(3):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            doubled.write(b"refused")
+        assert DoubledFile(tmp_path / "record").read() == (2, b"two")
+    refusing.refuses = False
+    assert doubled.write(b"three") == 3
+    assert DoubledFile(tmp_path / "record").read() == (3, b"three")
 
 
 def test_a_write_after_damage_heals(tmp_path: Path) -> None:

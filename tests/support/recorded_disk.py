@@ -11,6 +11,7 @@ taken for written and not synced.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
@@ -122,7 +123,8 @@ class RecordedDisk(Generic[P]):
 
     def write(self, fd: int, data: memoryview, /) -> int:
         self._ask("write")
-        offset = os.fstat(fd).st_size  # nobody overwrites
+        appends = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND
+        offset = os.fstat(fd).st_size if appends else os.lseek(fd, 0, os.SEEK_CUR)
         written = os.write(fd, data)
         self._note(Wrote(self._file(fd), offset, bytes(data[:written])))
         return written
