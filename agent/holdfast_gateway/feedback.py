@@ -37,10 +37,12 @@ def take(body: bytes, recent: RecentAnswers, pipeline: str, now: float) -> tuple
     labels = told.labels if told.labels is not None else (told.label,)
     prediction = recent.of(told.id, now)
     if prediction is None:
+        recent.unmatched += 1
         return HTTPStatus.NOT_FOUND, {
             "error": f"{pipeline}: no prediction waits for a label under the id {told.id!r}: it is unknown, labelled already,"
             f" older than {AGE_MAX_S / 3600:.0f} h, beyond the last {REMEMBERED_MAX}, from before a restart of the gateway,"
-            " or of a release that declares no `scores`"
+            " or of a release that declares no `scores`. Leave it out; ask under an id of its own for each request, and tell its"
+            " label within the day"
         }
     if len(labels) != len(prediction.classes):
         return HTTPStatus.BAD_REQUEST, {

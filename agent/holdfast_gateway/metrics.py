@@ -104,6 +104,7 @@ class Metrics:
             for name, pipeline in sorted(self._pipelines.items())
             for reason, count in pipeline.refused.items()
         ]
+        unmatched = [Sample({"model": name}, one.recent.unmatched) for name, one in sorted(self._pipelines.items())]
         answers = [
             Sample({"model": name, "version": slot.version}, slot in pipeline.answering)
             for name, pipeline in sorted(self._pipelines.items())
@@ -116,6 +117,7 @@ class Metrics:
         ]
         return [
             _counter("holdfast_refused_total", "Requests that no worker was asked, by why", refused),
+            _counter("holdfast_unmatched_labels_total", "Feedback for which no prediction waited", unmatched),
             Family("holdfast_serving", "gauge", "1 for a release that answers requests now", tuple(answers)),
             Family("holdfast_request_share", "gauge", _SHARE, tuple(shares)),
         ]

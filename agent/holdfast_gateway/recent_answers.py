@@ -27,12 +27,13 @@ class Prediction(NamedTuple):
 
 
 class RecentAnswers:
-    """Times are of CLOCK_MONOTONIC. The oldest is forgotten first."""
+    """Times are of CLOCK_MONOTONIC. The oldest is forgotten first. `unmatched` counts labels for which nothing waited."""
 
-    __slots__ = ("_by_id",)
+    __slots__ = ("_by_id", "unmatched")
 
     def __init__(self) -> None:
         self._by_id: dict[str, Prediction] = {}
+        self.unmatched = 0
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -118,12 +118,21 @@ def test_a_label_is_counted_once_for_the_release_that_predicted(served: Served) 
     assert (window.labelled, window.agreed) == (4, 3)
 
 
+def unmatched(served: Served) -> int:
+    name = f'holdfast_unmatched_labels_total{{model="{PIPELINE}"}} '
+    lines = served.http.ask("GET", "/metrics")[2].decode().splitlines()
+    return next(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
+
+
 @pytest.mark.slow
 def test_what_cannot_be_labelled_is_answered_with_the_reason(served: Served) -> None:
     served.ask("r-3")
+    before = unmatched(served)
     status, answer = served.tell(id="never", label=1)
     assert status == 404
     assert "'never': it is unknown, labelled already, older than 24 h" in answer["error"]
+    assert "ask under an id of its own" in answer["error"]
+    assert unmatched(served) == before + 1
     assert served.tell(id="r-3", labels=[1, 2]) == (400, {"error": "2 label(s) for 1 prediction(s) under the id 'r-3'"})
     for told in ({"id": "r-3"}, {"id": "r-3", "label": -1}, {"label": 1}, {"id": "r-3", "label": 1, "labels": [1]}):
         assert served.tell(**told)[0] == 400
