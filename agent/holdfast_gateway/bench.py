@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,9 +16,11 @@ from holdfast_gateway.worker import Worker
 from holdfast_shared.errors import Damaged
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.environment import Settings
+from holdfast_worker.isolation import launch
 
 # Isolated: nothing around an environment, neither variables nor the current folder, adds to what it runs. And what was built is
 # not written to: a file that nobody listed is damage.
+LAUNCH: Final = (sys.executable, "-I", "-m", "holdfast_worker.isolation.launch")
 WORKER_IN_ENVIRONMENT: Final = ("-I", "-B", "-m", "holdfast_worker")
 
 
@@ -35,10 +38,18 @@ class Bench:
         """Start its process in that environment, and know it until nothing is left of it."""
         self.workers.difference_update([one for one in self.workers if one.gone])
         self.workers.add(worker)
-        command = self.worker_command
-        if environment != SYSTEM_ENVIRONMENT:
-            command = (str(self.folder.environment_python(environment)), *WORKER_IN_ENVIRONMENT)
-        worker.start(command, self.confinement, settings.variables)
+        if environment == SYSTEM_ENVIRONMENT:
+            worker.start(self.worker_command, self.confinement, settings.variables)
+            return
+        order = launch.order(
+            root=self.folder.environment(environment),
+            reads=(self.folder.manifests, self.folder.blobs),
+            off=self.confinement.off,
+            tasks_max=self.confinement.tasks_max if self.confinement.account is not None else 0,
+            variables=settings.variables,
+        )
+        python = str(self.folder.environment_python(environment))
+        worker.start((*LAUNCH, order, python, *WORKER_IN_ENVIRONMENT), self.confinement, {})
 
     def settings_of(self, environment: str) -> Settings:
         """Of an environment that is built here. Raises Damaged when it is not, or OSError."""

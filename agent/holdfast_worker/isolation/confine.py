@@ -18,8 +18,6 @@ from holdfast_shared.wire.report import Isolation, Protection
 from holdfast_worker.isolation import landlock, libc, limits, network_namespace, seccomp
 from holdfast_worker.isolation.plan import Asked, Offered, Step, plan
 
-# Where onnxruntime looks for devices when it is imported; refused, it complains in the log.
-_DEVICES: Final = (Path("/sys/bus"), Path("/sys/class/drm"), Path("/sys/devices"))
 # What is not applied before `finish`.
 _LAST: Final = frozenset({Step.DATA, Step.LANDLOCK})
 
@@ -31,7 +29,7 @@ def begin(asked: Asked, *, tasks_max: int, reads: Iterable[Path]) -> Begun:
     if not begun.offered.no_landlock and "files" not in asked.off:
         # A thread that a library starts when it is imported keeps this view. `finish` tries again, and tells.
         with contextlib.suppress(OSError):
-            landlock.read_only(begun.offered.landlock, (*reads, *_DEVICES))
+            landlock.read_only(begun.offered.landlock, (*reads, *landlock.DEVICES))
     return begun
 
 

@@ -26,6 +26,7 @@ _RESTRICT_SELF: Final = 446
 _VERSION: Final = 1
 _PATH_BENEATH: Final = 1
 
+_EXECUTE: Final = 1 << 0
 _WRITE_FILE: Final = 1 << 1
 _READ_FILE: Final = 1 << 2
 _READ_DIR: Final = 1 << 3
@@ -49,6 +50,8 @@ _READ: Final = (
     "/dev/urandom",
     "/dev/zero",
 )
+# Where onnxruntime looks for devices when it is imported; refused, it complains in the log.
+DEVICES: Final = (Path("/sys/bus"), Path("/sys/class/drm"), Path("/sys/devices"))
 _READ_AND_WRITE: Final = ("/dev/null",)
 
 
@@ -62,8 +65,10 @@ def threads_besides() -> int:
     return len(list(Path("/proc/self/task").iterdir())) - 1
 
 
-def read_only(abi: int, more: Iterable[Path] = ()) -> None:
-    """From now on this thread and its children see little, and `more`. Raises OSError; needs no new privileges to be set.
+def read_only(abi: int, more: Iterable[Path] = (), *, runs: Iterable[Path] = ()) -> None:
+    """From now on this thread and its children see little, and `more`, and may execute what `runs` names.
+
+    Raises OSError; needs no new privileges to be set.
 
     May be repeated: what is seen then is what each allowed.
     """
@@ -74,7 +79,9 @@ def read_only(abi: int, more: Iterable[Path] = ()) -> None:
     )
     try:
         for path in (*readable(), *more):
-            _allow(ruleset, path, _READ_FILE | _READ_DIR)
+            _allow(ruleset, Path(path), _READ_FILE | _READ_DIR)
+        for path in runs:
+            _allow(ruleset, path, _READ_FILE | _EXECUTE)
         for name in _READ_AND_WRITE:
             _allow(ruleset, Path(name), _READ_FILE | _WRITE_FILE)
         libc.system_call("landlock_restrict_self", _RESTRICT_SELF, ruleset, 0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from holdfast_shared.wire.report import Protection
 from holdfast_worker.isolation import libc
 from holdfast_worker.isolation.seccomp_filter import program
 from holdfast_worker.isolation.system_calls import MACHINES, SECCOMP
+
+if TYPE_CHECKING:
+    from holdfast_shared.wire.report import Protection
 
 _SET_MODE_FILTER: Final = 1
 _GET_ACTION_AVAIL: Final = 2

@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from holdfast_shared.wire.report import Protection
 from holdfast_worker.isolation.system_calls import JUDGED, MACHINES, NONE, REFUSED
+
+if TYPE_CHECKING:
+    from holdfast_shared.wire.report import Protection
 
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # x86_64's second set of numbers (x32): the same calls under other names.

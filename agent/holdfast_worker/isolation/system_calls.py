@@ -7,9 +7,11 @@ with libseccomp's.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from holdfast_shared.wire.report import Protection
+if TYPE_CHECKING:
+    from holdfast_shared.wire.report import Protection
+
 
 # Column of the tables below.
 MACHINES: Final = {"x86_64": 0, "aarch64": 1}
