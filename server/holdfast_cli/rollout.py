@@ -72,6 +72,10 @@ def rollout() -> None:
     help="When devices may begin to switch; a rollback never waits for it. Default: at any time.",
 )  # fmt: skip
 @click.option(
+    "--spread", "spread_s", type=click.IntRange(1), metavar="SECONDS",
+    help="Over how long the devices of a wave begin, each at its own moment. Default: all at once.",
+)  # fmt: skip
+@click.option(
     "--shadow", is_flag=True, help="The release only shadows what serves: it answers nobody, and ends with it."
 )
 @click.option(
@@ -102,7 +106,10 @@ def plan(session: Session, /, **told: Any) -> None:
         gates=tuple(waves.gate(text) for text in told["gate_texts"]),
         windows=time_windows.windows(told["download_windows"], told["switch_windows"]),
         shadow=_shadow(told),
-        **{name: told[name] for name in ("devices_min", "requests_min", "soak_s", "deadline_s", "environment")},
+        **{
+            name: told[name]
+            for name in ("devices_min", "requests_min", "soak_s", "deadline_s", "environment", "spread_s")
+        },
     )
     planned = _send(session, act)
     if told["start_too"]:

@@ -124,6 +124,7 @@ class Live:
     that should serve may be tried again, `repair_us` by slot when it may be mended again.
     `counted` are requests of the trial's release in closed windows, `tallied` those in its newest tally.
     `watch` is what its closed windows say of drift.
+    `begins_us`: the device's own moment within the spread of the rule that `begins_for` names.
     `held_us`: until when the network's budget, told in `held_for`, lets nothing come: no failure, and no longer each time.
     `perhaps_here`: targets, by key, that may be on the disk, so that no window keeps the device from looking; `from_disk`: the
     fetch under way only looks.
@@ -140,6 +141,8 @@ class Live:
     perhaps_here: frozenset[str] = frozenset()
     from_disk: bool = False
     reload_us: int | None = None
+    begins_us: int | None = None
+    begins_for: str = ""
     confirmed: Target | None = None
     confirmed_us: int | None = None
     leaving: Leaving | None = None

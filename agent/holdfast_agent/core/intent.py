@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast_agent.core import windows
+from holdfast_agent.core import spread, windows
 from holdfast_agent.core.acceptance import not_understood
 from holdfast_agent.core.deadlines import SHADOW_HOURS_MAX
 from holdfast_agent.core.device import Device, Goal
@@ -150,9 +150,7 @@ def _obstacle_to_serving(device: Device, name: str, decision: Decision, now: Mom
         return "the rule gives it a share of the requests, and no release is here that could answer the others"
     if decision.not_before is not None and decision.not_before > now.at:
         return "the rule's not_before has not come yet"
-    if decision.spread_s is not None:
-        return "the rule has a spread, which this agent cannot keep yet"
-    return ""
+    return spread.in_the_way(device, name, decision, now)
 
 
 def closed_to_download(device: Device, decision: Decision, goal: Goal, now: Moment) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, assert_never
 
-from holdfast_agent.core import backoff, deadlines, departure, requirements, shadow, slots, trial, verification
+from holdfast_agent.core import backoff, deadlines, departure, requirements, shadow, slots, spread, trial, verification
 from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
@@ -153,7 +153,7 @@ def _remove(device: Device, name: str, now: Moment) -> Device:
 
 def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     """Idle: fetch what is missing, unless something stands in the way."""
-    device = shadow.forgotten(device, name, decision)
+    device = spread.begun(shadow.forgotten(device, name, decision), name, decision, now)
     pipeline, live = device.record.pipeline(name), device.live_of(name)
     goal = _next(device, name, decision, now)
     if goal is None:

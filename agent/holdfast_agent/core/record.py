@@ -59,6 +59,13 @@ class Attempts(msgspec.Struct, frozen=True, kw_only=True):
     not_before: int
 
 
+class FirstWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The target that a rule with a spread gives, and when it was first seen (wall µs)."""
+
+    target: str
+    at: int
+
+
 class Shadowed(msgspec.Struct, frozen=True, kw_only=True):
     """How long a target has shadowed, in hours that have begun: a clock that is set, or lost, changes nothing about it."""
 
@@ -85,6 +92,7 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     unproven: bool = False
     condemned_here: Annotated[tuple[Condemnation, ...], msgspec.Meta(max_length=CONDEMNED_HERE_MAX)] = ()
     attempts: Attempts | None = None
+    first_wanted: FirstWanted | None = None
     shadowed: Shadowed | None = None
     repairs: Annotated[tuple[Attempts, ...], msgspec.Meta(max_length=REPAIRS_MAX)] = ()
     activations: Annotated[tuple[Activation, ...], msgspec.Meta(max_length=ACTIVATIONS_MAX)] = ()

@@ -149,6 +149,7 @@ def commit(pipeline: PipelineRecord, *, proven: bool, keep_previous: bool) -> Pi
         candidate=None,
         trial_began=None,
         attempts=None,
+        first_wanted=None,
         single=pipeline.single and old is None,
         unproven=not proven,
     )

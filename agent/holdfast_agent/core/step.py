@@ -240,7 +240,7 @@ def _wake_us(device: Device, now: Moment) -> int:
     reading = device.verification
     times.append(reading.due_us if reading.until_us is None else reading.until_us)
     for live in device.live.values():
-        known = (live.due_us, live.retry_us, live.held_us, live.reload_us, *live.repair_us.values())
+        known = (live.due_us, live.retry_us, live.held_us, live.reload_us, live.begins_us, *live.repair_us.values())
         times += [one for one in known if one is not None]
     if any(intent.windows_matter(device, name) for name in device.names):
         times.append(now.monotonic_us + windows.next_minute_us(now.at))

@@ -134,6 +134,7 @@ def _rollout_rules(rollout: Rollout, base: Sequence[BaseRule], region: str) -> l
             **rule_fields(rollout.plan.release, standby),
             requests=requests,
             windows=rollout.plan.windows,
+            spread_s=rollout.plan.spread_s,
         )
         for match, below, standby, requests in kept
     ]

@@ -82,8 +82,9 @@ class Wave(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """`rollout` is its id and the salt of its cohorts. `previous`: what a device would return to; None: nothing.
 
-    `windows`: when a device may download and switch, also one that comes late. `shadow`: its devices only shadow with it, are
-    judged by their agreement instead of gates, and have it no longer when the rollout ends.
+    `windows`: when a device may download and switch, also one that comes late. `spread_s`: the devices of a wave begin spread
+    over so long; who comes when the rollout has ended begins at once. `shadow`: its devices only shadow with it, are judged by
+    their agreement instead of gates, and have it no longer when the rollout ends.
     """
 
     rollout: str
@@ -97,6 +98,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: int
     previous: ReleaseIn | None = None
     windows: Windows | None = None
+    spread_s: int | None = None
     shadow: ShadowPlan | None = None
     notes: tuple[str, ...] = ()
 

@@ -19,7 +19,7 @@ from holdfast_server.core.segments import REGION, Match, check_known, check_size
 from holdfast_server.core.verdict import DEVICES_TO_TELL
 from holdfast_shared import cohort, selector
 from holdfast_shared.binomial import upper_tail
-from holdfast_shared.errors import Malformed, NotSupported
+from holdfast_shared.errors import Malformed
 from holdfast_shared.judgement import FALSE_ALARM, SLOW_SHARE_ALLOWED
 from holdfast_shared.selector import Term
 from holdfast_shared.wire.command import RolloutPlan, WavePlan
@@ -50,7 +50,7 @@ DEFECTS_SHOWN: Final = (0.01, 0.05, 0.10)
 
 def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fleet: Sequence[Member]) -> Plan:
     """The plan of what was asked. Raises NotSupported or Malformed; conflicts with what else runs are checked elsewhere."""
-    _refuse_what_is_reserved(asked)
+    _refuse_what_no_shadow_has(asked)
     check_size(asked.segment, field="segment")
     check_known(asked.segment, [member.labels for member in fleet], field="segment")
     segment = conjunction(asked.segment)
@@ -84,7 +84,8 @@ def plan(asked: RolloutPlan, *, rollout: str, release: Release, digest: str, fle
         deadline_s=deadline_s,
         windows=asked.windows,
         shadow=asked.shadow,
-        notes=(*notes, *_unfit(members)),
+        spread_s=asked.spread_s,
+        notes=(*notes, *_spread(asked), *_unfit(members)),
     )
 
 
@@ -93,12 +94,14 @@ def _deadline_s(asked: RolloutPlan, soak_s: int) -> int:
     patience_s = DEADLINE_S if asked.windows is None else DEADLINE_WITH_WINDOWS_S
     hours = asked.shadow.hours_min if asked.shadow is not None else 0
     patience_s = min(DEADLINE_MAX_S, patience_s + DEADLINE_PER_SHADOW_HOUR_S * hours)
-    deadline_s = max(patience_s, 2 * soak_s) if asked.deadline_s is None else asked.deadline_s
-    if deadline_s <= soak_s:
+    spread_s = asked.spread_s or 0
+    deadline_s = max(patience_s, 2 * (soak_s + spread_s)) if asked.deadline_s is None else asked.deadline_s
+    if deadline_s <= soak_s + spread_s:
+        spread = f", spread over {spread_s} s," if spread_s else ""
         raise Malformed(
-            f"a wave of {soak_s} s soak can never pass by its deadline of {deadline_s} s",
+            f"a wave of {soak_s} s soak{spread} can never pass by its deadline of {deadline_s} s",
             field="deadline_s",
-            next_step="make the deadline longer than the soak",
+            next_step="make the deadline longer than the soak" + (" and the spread together" if spread_s else ""),
         )
     if deadline_s <= hours * 3600:
         raise Malformed(
@@ -107,6 +110,10 @@ def _deadline_s(asked: RolloutPlan, soak_s: int) -> int:
             next_step="make the deadline longer, or shadow.hours_min smaller",
         )
     return deadline_s
+
+
+def _spread(asked: RolloutPlan) -> tuple[str, ...]:
+    return (f"the devices of a wave begin spread over {asked.spread_s} s",) if asked.spread_s else ()
 
 
 def _environment(asked: RolloutPlan, release: Release) -> str:
@@ -122,13 +129,14 @@ def _environment(asked: RolloutPlan, release: Release) -> str:
     return asked.environment
 
 
-def _refuse_what_is_reserved(asked: RolloutPlan) -> None:
-    if asked.spread_s is not None:
-        raise NotSupported("a plan with spread_s is not supported yet", field="spread_s", next_step="leave it out")
+def _refuse_what_no_shadow_has(asked: RolloutPlan) -> None:
     if asked.shadow is None:
         return
     given = [f"waves[{index}].requests" for index, wave in enumerate(asked.waves) if wave.requests is not None]
-    for field in (*(name for name in ("gates", "requests_min", "windows", "requests") if getattr(asked, name)), *given):
+    for field in (
+        *(name for name in ("gates", "requests_min", "windows", "requests", "spread_s") if getattr(asked, name)),
+        *given,
+    ):
         raise Malformed(
             "a release that only shadows is judged by its agreement alone, and neither switches nor answers anything",
             field=field,

@@ -99,6 +99,7 @@ def _rollout(record: Rollout) -> dict[str, Any]:
         "soak_s": plan.soak_s,
         "deadline_s": plan.deadline_s,
         "windows": msgspec.to_builtins(plan.windows),
+        "spread_s": plan.spread_s,
         "shadow": _shadow(plan.shadow),
         "notes": list(plan.notes),
         "evidence": dict(verdict.evidence) if verdict is not None else {},

@@ -10,7 +10,7 @@ from holdfast_server.core.plan import Gate, Member, Plan
 from holdfast_server.core.planner import plan
 from holdfast_server.core.verdict import DeviceEvidence, judge_wave
 from holdfast_shared import selector
-from holdfast_shared.errors import HoldfastError, Malformed, NotSupported
+from holdfast_shared.errors import HoldfastError, Malformed
 from holdfast_shared.judgement import Verdict
 from holdfast_shared.wire.assignment import TimeSpan, Windows
 from holdfast_shared.wire.command import GatePlan, RolloutPlan, WavePlan
@@ -145,16 +145,12 @@ def test_a_plan_keeps_its_windows_and_gives_them_time_to_open() -> None:
     assert planned(asked(windows=NIGHT, deadline_s=3_600), fleet()).deadline_s == 3_600
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        asked(spread_s=60),
-        asked(spread_s=10),
-    ],
-)
-def test_what_is_reserved_is_refused_where_it_is_written(what: RolloutPlan) -> None:
-    with pytest.raises(NotSupported):
-        planned(what, fleet())
+def test_a_spread_is_kept_and_has_its_time_before_the_deadline() -> None:
+    found = planned(asked(spread_s=86_400, soak_s=600), fleet())
+    assert (found.spread_s, found.deadline_s) == (86_400, 2 * 87_000)
+    with pytest.raises(Malformed, match="spread over 3600 s"):
+        planned(asked(spread_s=3_600, soak_s=600, deadline_s=4_000), fleet())
+    assert planned(asked(soak_s=600, deadline_s=4_000), fleet()).spread_s is None
 
 
 def test_a_known_rate_that_is_high_enough_is_no_obstacle() -> None:
