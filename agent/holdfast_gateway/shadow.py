@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 # The least that there is: what serves has a core whenever it wants one.
 NICE: Final = 19
-# A refuge is let go at half of the reserve; nobody depends on a shadow, so it goes first.
-TOO_LITTLE: Final = 0.75
 NO_ROOM: Final = "too little memory is left to shadow with; it is started when there is more"
 
 
@@ -76,7 +74,7 @@ class Shadow:
         memory = Memory.now()
         if self.state == "stopped" and self._worker is None and serves and not self._retired:
             self._start_if_it_fits(memory)
-        elif self.state in ("loading", "ready") and memory.available_bytes < memory.reserve_bytes * TOO_LITTLE:
+        elif self.state in ("loading", "ready") and standby.lets_shadow_go(memory):
             self._rest()
 
     def offer(self, asked: Inference, answer: Answer) -> None:
@@ -177,7 +175,7 @@ class Shadow:
         except Damaged as error:
             self._fail(FailureCode.DAMAGED_BLOB, error.message)
             return
-        if standby.is_warm("auto", memory, standby.needed_bytes(facts.file_bytes)):
+        if standby.is_shadowed(memory, standby.needed_bytes(facts.file_bytes)):
             self.detail = ""
             self._start()
         elif self.detail != NO_ROOM:

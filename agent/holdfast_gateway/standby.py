@@ -1,4 +1,4 @@
-"""Whether a refuge is loaded before it is needed: by what the operator says, or by the memory that is left.
+"""Whether a refuge is loaded before it is needed, and a shadow at all: by what the operator says, or by the memory that is left.
 
 A warm refuge answers in milliseconds what the serving slot cannot, and costs a process; a cold one is started when it is
 needed, and the requests wait for it as long as a request may take. Pure, but for the one file that `Memory.now` reads.
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from holdfast_agent.edge.configuration import Standby
 
+MEMINFO: Final = Path("/proc/meminfo")
 # A worker of a small model: Python, numpy and a runtime. Measured: 63 MB resident with onnxruntime.
 WORKER_BYTES: Final = 72 * 1024**2
 # A session holds its file about twice (measured with onnxruntime).
@@ -20,6 +21,8 @@ LEFT_SHARE_MIN: Final = 0.10
 LEFT_BYTES_MIN: Final = 48 * 1024**2
 # Cold again only when clearly too little is left, so that a slot does not come and go at the border.
 TOO_LITTLE: Final = 0.5
+# Nobody depends on a shadow, so it is let go before a refuge is.
+TOO_LITTLE_TO_SHADOW: Final = 0.75
 # A refuge that was started for a request is kept at least so long: who needed it once needs it soon.
 KEPT_S: Final = 60.0
 
@@ -35,7 +38,7 @@ class Memory(NamedTuple):
         """Unlimited where the kernel does not say: then nothing is kept cold for it."""
         found: dict[str, int] = {}
         try:
-            for line in Path("/proc/meminfo").read_text().splitlines():
+            for line in MEMINFO.read_text().splitlines():
                 name, _, rest = line.partition(":")
                 if name in ("MemTotal", "MemAvailable"):
                     found[name] = int(rest.split()[0]) * 1024
@@ -65,3 +68,13 @@ def lets_go(standby: Standby, memory: Memory) -> bool:
     if standby != "auto":
         return standby == "cold"
     return memory.available_bytes < memory.reserve_bytes * TOO_LITTLE
+
+
+def is_shadowed(memory: Memory, shadow_bytes: int) -> bool:
+    """Whether to load a release that only shadows; no operator's word keeps one on a device that has no room."""
+    return memory.available_bytes - shadow_bytes >= memory.reserve_bytes
+
+
+def lets_shadow_go(memory: Memory) -> bool:
+    """Whether one that is loaded is ended, whatever it does."""
+    return memory.available_bytes < memory.reserve_bytes * TOO_LITTLE_TO_SHADOW

@@ -25,6 +25,7 @@ from support.gateway_bench import (
     GatewayBench,
     Http,
     Load,
+    alive,
     eventually,
     installed,
     running_gateway,
@@ -43,12 +44,13 @@ def bench(tmp_path: Path) -> Iterator[GatewayBench]:
         yield bench
 
 
-def until_shadow(agent: AgentEnd, target: Target, state: SlotState) -> SlotStatus:
+def until_shadow(agent: AgentEnd, target: Target, state: SlotState, *, since: int = 0, saying: str = "") -> SlotStatus:
     def found(message: object) -> SlotStatus | None:
         shadows = message.shadows if isinstance(message, Status) else ()
-        return next((one for one in shadows if (one.target, one.state) == (target, state)), None)
+        here = (one for one in shadows if (one.target, one.state) == (target, state))
+        return next((one for one in here if saying in one.detail), None)
 
-    return agent.until(found)
+    return agent.until(found, since=since)
 
 
 def shadowed(agent: AgentEnd, serving: Target, shadow: Target) -> SlotStatus:
@@ -103,6 +105,22 @@ def test_it_is_asked_what_was_answered_and_counted_apart(bench: GatewayBench) ->
     assert sum(one.requests for one in told.of(good)) == 7
 
 
+def test_what_the_refuge_answered_is_not_held_against_it(bench: GatewayBench) -> None:
+    """It is compared with the serving release alone."""
+    old, good = installed(bench.folder, "0.9.0"), installed(bench.folder, "1.0.0")
+    new = installed(bench.folder, "1.1.0")
+    agent = bench.agent()
+    agent.until_in_force(agent.route(Route(pipeline=PIPELINE, serving=good, refuge=old, shadow=new)))
+    until_shadow(agent, new, "ready")
+    agent.until_state(old, "ready")
+    with bench.http() as http:
+        assert http.infer(v1_0_0="error")[1]["model_version"] == "0.9.0"
+        assert http.infer()[1]["model_version"] == "1.0.0"
+    told = Told(agent)
+    assert told.until(new, 1).requests == 1
+    assert sum(one.requests for one in told.of(good)) == 2
+
+
 def test_it_never_answers_even_when_nobody_else_can(bench: GatewayBench) -> None:
     good, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
     shadowed(bench.agent(), good, new)
@@ -139,6 +157,31 @@ def test_while_it_hangs_the_newest_wait_for_it_and_the_oldest_are_dropped(bench:
     part = Told(agent).until(new, QUEUED_MAX + 31)
     assert part.hangs == part.errors == 1
     assert 0 < part.dropped <= 30  # all 30, unless its worker was given up and started again meanwhile
+
+
+def test_it_is_let_go_when_memory_runs_short_and_comes_back_when_there_is_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that reads its device's memory from a file. What was not asked meanwhile is counted as dropped."""
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setenv("GATEWAY_MEMINFO", str(meminfo))
+    meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 60000 kB\n")
+    with running_gateway(tmp_path) as bench:
+        good, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+        agent = bench.agent()
+        agent.until_in_force(agent.route(Route(pipeline=PIPELINE, serving=good, shadow=new)))
+        assert "too little memory" in until_shadow(agent, new, "stopped", saying="memory").detail
+        meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n")
+        pid = until_shadow(agent, new, "ready").worker_pid
+        since = len(agent.heard)
+        meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 60000 kB\n")
+        until_shadow(agent, new, "stopped", since=since, saying="memory")
+        eventually(lambda: not alive(pid), "its worker is still there")
+        with bench.http() as http:
+            assert http.infer()[0] == 200
+        assert Told(agent).until(new, 1).dropped == 1
+        meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n")
+        until_shadow(agent, new, "ready", since=len(agent.heard))
 
 
 def test_it_goes_on_from_the_record_when_the_gateway_starts_anew(tmp_path: Path) -> None:

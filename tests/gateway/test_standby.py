@@ -36,6 +36,14 @@ def test_memory_decides_unless_somebody_said(setting: Standby, available: int, w
     assert standby.lets_go(setting, memory) is goes
 
 
+def test_a_shadow_goes_before_a_refuge_does_and_comes_only_into_room() -> None:
+    """By memory alone, falling: nothing new, the shadow gone, the refuge gone."""
+    falling = [Memory(total_bytes=1000 * MB, available_bytes=left * MB) for left in (300, 150, 90, 70, 40)]
+    assert [standby.is_shadowed(one, 100 * MB) for one in falling] == [True, False, False, False, False]
+    assert [standby.lets_shadow_go(one) for one in falling] == [False, False, False, True, True]
+    assert [standby.lets_go("auto", one) for one in falling] == [False, False, False, False, True]
+
+
 def test_what_is_being_started_is_counted_as_taken() -> None:
     memory = Memory(total_bytes=1000 * MB, available_bytes=300 * MB)
     assert standby.is_warm("auto", memory, 100 * MB, starting_bytes=50 * MB)
