@@ -24,7 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from holdfast_agent.edge.network import Network
+from holdfast_agent.edge.network import REST_S, TICK_S, Network
 from holdfast_shared import topics
 from holdfast_shared.broker_address import BrokerAddress
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX
@@ -144,20 +144,21 @@ class BrokerSession:
 
     # On the network's thread from here on.
 
-    def turn(self, now: float) -> None:
+    def turn(self, now: float) -> float:
         """Connect when it is due, and let paho look after its keepalive."""
         client = self._client
         if client is None:
             if not self._stopping and now >= self._due:
                 self._connect()
-            return
+            return TICK_S
         if not self._connected and now - self._since > CONNECT_S:
             self._end(client, "the broker did not answer")
-            return
-        if now - self._misc >= 1.0:
+            return TICK_S
+        if now - self._misc >= REST_S:
             self._misc = now
             client.loop_misc()
         self._watch()
+        return REST_S if self._connected else TICK_S
 
     def ready(self, *, readable: bool, writable: bool) -> None:
         client = self._client

@@ -17,8 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-# How late a member's timers may be.
+# How late the timers may be of a member that waits for something to be due, and of one that is at rest: a device that has
+# nothing to do should not wake four times a second for it.
 TICK_S: Final = 0.25
+REST_S: Final = 1.0
 JOIN_S: Final = 10.0
 
 log: Final = logging.getLogger(__name__)
@@ -27,8 +29,9 @@ log: Final = logging.getLogger(__name__)
 class Member(Protocol):
     """Called on the network's thread only. What it raises is logged, and ends nothing."""
 
-    def turn(self, now: float) -> None:
-        """Look after what is due (monotonic seconds). At least every TICK_S, and after `ready`."""
+    def turn(self, now: float) -> float:
+        """Look after what is due (monotonic seconds); the seconds after which to look again. Also called after `ready`, and
+        whenever something was called on the thread."""
 
     def ready(self, *, readable: bool, writable: bool) -> None:
         """Its watched socket can be read or written."""
@@ -93,9 +96,9 @@ class Network:
             self._wake_writer.send(b"\0")
 
     def _run(self) -> None:
-        turned = float("-inf")
+        due = float("-inf")
         while True:  # ends once it is stopping and every call is done
-            for key, mask in self._selector.select(TICK_S):
+            for key, mask in self._selector.select(max(0.0, due - time.monotonic())):
                 member: Member | None = key.data
                 if member is None:
                     with contextlib.suppress(BlockingIOError):
@@ -106,15 +109,24 @@ class Network:
                     readable=bool(mask & selectors.EVENT_READ),
                     writable=bool(mask & selectors.EVENT_WRITE),
                 )
-                _guarded(member.turn, time.monotonic())
+                due = min(due, _turned(member))
+            due = float("-inf") if self._calls else due
             while self._calls:  # a call may add another; none of ours adds itself
                 _guarded(self._calls.popleft())
             if self._stopping.is_set() and not self._calls:
                 return
-            if time.monotonic() - turned >= TICK_S:
-                turned = time.monotonic()
-                for one in tuple(self._members):
-                    _guarded(one.turn, time.monotonic())
+            if time.monotonic() >= due:
+                due = min(map(_turned, tuple(self._members)), default=time.monotonic() + REST_S)
+
+
+def _turned(member: Member) -> float:
+    """When it wants to be turned again."""
+    now = time.monotonic()
+    try:
+        return now + member.turn(now)
+    except Exception:
+        log.exception("a network member failed")
+        return now + TICK_S
 
 
 def _guarded(work: Callable[..., None], *arguments: object, **named: object) -> None:
