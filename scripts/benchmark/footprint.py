@@ -28,6 +28,12 @@ def pss_mb(*processes: int) -> float:
     return sum(psutil.Process(pid).memory_full_info().pss for pid in processes) / _MB
 
 
+def anonymous_mb(process: int) -> float:
+    """What is no file's: heap, stacks, and pages of libraries that were written to."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(one.split()[1]) for one in lines if one.startswith("Anonymous:")) / 1024
+
+
 def idle(folder: Path, seconds: int, told: Told) -> Iterator[Row]:
     """Agent and gateway of one device that serves one release, asked nothing."""
     with running_mosquitto() as broker, running_device(folder, broker, health_s=60.0) as device:

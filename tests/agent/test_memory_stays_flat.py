@@ -19,4 +19,4 @@ def test_windows_and_requests_leave_nothing_behind(tmp_path: Path) -> None:
     assert found.windows >= WINDOWS
     assert found.counted == REQUESTS
     assert found.growth_mb < lasting.GROWTH_MB
-    assert sum(found.after[:2]) < PSS_MB
+    assert found.pss.agent + found.pss.gateway < PSS_MB
