@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast_agent.core import record
@@ -15,9 +16,10 @@ from holdfast_agent.main import main
 from holdfast_shared import __version__, signing
 from holdfast_shared.durable import DoubledFile
 from holdfast_shared.wire import membership as membership_wire
+from holdfast_shared.wire.assignment import Requests
 from support.device_bench import DIRECTOR, OTTO, DeviceBench
 from support.mosquitto import running_mosquitto
-from support.playbook import Playbook
+from support.playbook import Playbook, rule
 
 WITHIN_S = 30
 
@@ -106,3 +108,20 @@ def test_status_shows_the_saved_record_without_an_agent(bench: DeviceBench, caps
     assert found["accepted"] == [{"scope": "region/eu", "pipeline": "p", "epoch": 1, "seq": 1}]
     main(["status", "--config", str(bench.path)])
     assert "p: idle, serves 1.1.0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_status_says_which_requests_a_release_on_trial_is_given(
+    bench: DeviceBench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = Playbook()
+    device.connect()
+    device.serve("1")
+    device.assigned(msgspec.structs.replace(rule("2"), requests=Requests(share=500)), rule("1"))
+    device.to_trial("2")
+    bench.state.root.mkdir(parents=True, exist_ok=True)
+    DoubledFile(bench.state.record).write(record.encode(device.record))
+    main(["status", "--config", str(bench.path), "--json"])
+    assert json.loads(capsys.readouterr().out)["pipelines"]["p"]["requests"] == "5 % of requests"
+    main(["status", "--config", str(bench.path)])
+    assert "p: trial of 5 % of requests, serves 1.2.0" in capsys.readouterr().out

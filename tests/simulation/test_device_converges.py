@@ -39,11 +39,13 @@ def test_the_world_fails_in_every_way_and_devices_get_far() -> None:
             seen |= {one.cause for one in pipeline.activations} | {one.code for one in pipeline.condemned_here}
             seen |= {"previous"} if pipeline.previous is not None else set()
             seen |= {"restarted"} if world.saved.boots > 3 else set()
+            seen |= {"a share"} if pipeline.requests is not None else set()
+            seen |= {"spread"} if world.device.live_of("p").begins_us is not None else set()
             seen |= {"damaged"} if world.saved.damaged else set()
             seen |= {"mended"} if pipeline.repairs else set()
             seen |= {"unreadable"} if world.device.verification.unreadable else set()
     wanted = {"idle", "fetching", "self_testing", "trial", "shadowing", "falling_back", "previous", "restarted"}
-    wanted |= {"damaged", "mended", "unreadable", "boot-loop"}
+    wanted |= {"damaged", "mended", "unreadable", "boot-loop", "a share", "spread"}
     wanted |= {"fallback", "rollback", "superseded", "guardrail-null-rate", "crash-loop", "self-test-failed"}
     assert wanted <= seen
 

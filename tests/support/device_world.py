@@ -34,9 +34,9 @@ from holdfast_gateway.control import (
     Routes,
     ToGateway,
 )
-from holdfast_shared.assign import Target, condemned
+from holdfast_shared.assign import Decision, Target, condemned
 from holdfast_shared.identifiers import digest_of
-from holdfast_shared.wire.assignment import Assignment, Condemned, Mode, Rule
+from holdfast_shared.wire.assignment import Assignment, Condemned, Mode, Requests, Rule
 from holdfast_shared.wire.release import Release
 from support.playbook import (
     BEGAN,
@@ -128,6 +128,8 @@ class World:
                 rule(pick(NAMES), pick(modes), standby=pick(("", "", *NAMES)), below=pick((10_000, 10_000, 5_000))),
                 environment=pick(PLACES),
                 standby_environment=pick(PLACES),
+                requests=pick((None, None, None, Requests(share=500), Requests(share=10_000))),
+                spread_s=pick((None, None, None, 20)),
             )
             for _ in range(self.random.choice((0, 2, 2, 2, 3, 3, 3, 4)))
         ]
@@ -375,6 +377,10 @@ class World:
         if pipeline.state is State.SHADOWING:
             if missing is None or missing != Goal("shadow", missing.target) or pipeline.candidate != missing.target:
                 return False
+        elif pipeline.requests is not None:
+            return self._shares(decision)
+        elif decision.requests is not None and pipeline.current is None and not decision.urgent:
+            return pipeline.state is State.IDLE  # a first release cannot have a share: it waits
         elif pipeline.state is not State.IDLE or missing is not None:
             return False
         if decision.serve is not None and decision.serve != pipeline.current:
@@ -385,6 +391,16 @@ class World:
         hopeless = self.device.gateway.failed(PIPELINE, pipeline.current)
         confirmed = self.device.live_of(PIPELINE).confirmed
         return hopeless or (served == pipeline.current == confirmed)
+
+    def _shares(self, decision: Decision) -> bool:
+        """The trial of the share that is wanted, which lasts. What rotted meanwhile is mended when it is over."""
+        assert self.device is not None
+        pipeline = self.device.record.pipeline(PIPELINE)
+        served = self.gateway.serving if self.gateway is not None else None
+        return (pipeline.candidate, pipeline.requests) == (
+            decision.serve,
+            decision.requests,
+        ) and served == pipeline.candidate == self.device.live_of(PIPELINE).confirmed
 
     @property
     def saved_pipeline(self) -> PipelineRecord:
