@@ -195,6 +195,7 @@ def _rates(connection: Connection, pipeline: str, now: int) -> dict[str, float]:
         .where(
             table.c.pipeline == pipeline,
             table.c.received_at > now - RATE_WINDOW_US,
+            table.c.requests > 0,  # what shadowed answered nothing, over time that another's window has already
         )
         .group_by(table.c.device)
     )

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.core import agreement
+from holdfast_server.registry import fitting
+from holdfast_server.rollouts.fleet import members
 from holdfast_shared.errors import Malformed
 from holdfast_shared.judgement import Verdict
 from holdfast_shared.wire.command import GatePlan, RolloutPause, RolloutResume, RolloutStart, ShadowPlan
 from holdfast_shared.wire.report import ShadowCounts
 from support.rollout_bench import Bench
+from support.rollout_values import PIPELINE
 
 ASKED = ShadowPlan(agreement_min=0.9, rows_min=100, hours_min=0)
 
@@ -95,6 +98,21 @@ def test_a_pause_takes_it_from_all_devices_and_a_resume_gives_it_back(bench: Ben
     bench.command(RolloutResume(rollout=rollout))
     bench.round()
     assert shadowing(bench) == reached
+
+
+def test_a_device_is_asked_as_often_as_before_while_another_release_shadows(bench: Bench) -> None:
+    """By its rate of requests waves are planned: what shadows has windows of its own, and answers nothing."""
+
+    def rates() -> set[float | None]:
+        with bench.database.read() as connection:
+            needs = fitting.needs(connection, bench.digests["1.1.0"], "system")
+            return {one.rate_per_s for one in members(connection, PIPELINE, asked=needs, now=bench.now().at)}
+
+    before = rates()
+    bench.shadows["1.1.0"] = ShadowCounts(requests=60, compared=60, agreed=59)
+    rollout = started(bench)
+    bench.rounds_until(rollout, "finished")
+    assert rates() == before
 
 
 @pytest.mark.parametrize(
