@@ -230,10 +230,19 @@ def _pipeline(pipeline: Any) -> list[tuple[str, object]]:
         ("state", _state({"pipelines": [pipeline]})),
         *((slot, f"{held['version']}  {output.short(held['digest'])}{_place(held)}") for slot, held in slots if held),
         ("condemned", ", ".join(f"{c['version']} ({c.get('code')})" for c in pipeline.get("condemned_here", []))),
+        ("shadow", _shadow(pipeline.get("shadow"))),
         ("expected", (predicted.get("serve") or {}).get("version")),
         ("cannot run it", predicted.get("unfit")),
         ("waits for", pipeline.get("waiting_for")),
     ]
+
+
+def _shadow(told: Any) -> str | None:
+    """How what shadows there agrees with what serves."""
+    if not told:
+        return None
+    rows = f"{100 * told['agreement']:.2f} % of {told['compared']} rows agree" if told["compared"] else "no row yet"
+    return f"{rows}, {told['dropped']} requests dropped, in the last {told['hours_asked']} hours"
 
 
 def _isolation(told: Any) -> str | None:

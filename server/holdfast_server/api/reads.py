@@ -77,7 +77,16 @@ class Reads:
         for one in shown["pipelines"]:
             mine = [document for document in documents if document.pipeline == one["pipeline"]]
             one["prediction"] = self._prediction(mine, found, one["pipeline"])
+            one["shadow"] = self._shadow_of(device, one)
         return shown
+
+    def _shadow_of(self, device: str, pipeline: dict[str, Any]) -> dict[str, Any] | None:
+        """What it said lately of what shadows there, if anything does."""
+        candidate = pipeline["candidate"]
+        if pipeline["state"] != "shadowing" or candidate is None:
+            return None
+        with self._context.database.read() as connection:
+            return shadows.of_device(connection, device, pipeline["pipeline"], candidate["digest"], self._now())
 
     def _prediction(self, documents: list[Assignment], device: Device, pipeline: str) -> dict[str, Any]:
         """`unfit`: why it could not run what it should serve, by what it last said of itself; empty: nothing is in the way."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from holdfast_server.ingest.rows import Measures
 from holdfast_server.rollouts import storage
@@ -22,6 +22,8 @@ from holdfast_shared.wire.report import ShadowCounts
 HOUR_US: Final = 3600 * 1_000_000
 # A week, with its weekend. Older windows say how it was, and the newest how it is.
 LOOK_BACK_HOURS: Final = 7 * 24
+# Of one device, which is looked at while it is waited for.
+DEVICE_HOURS: Final = 24
 _measures: Final[msgspec.json.Decoder[Measures]] = msgspec.json.Decoder(Measures)
 _SUMMED: Final = ("requests", "dropped", "errors", "hangs", "nulls", "incomparable", "compared", "agreed")
 _BINNED: Final = ("difference", "confidence", "margin", "serving_confidence", "serving_margin")
@@ -39,7 +41,8 @@ class Told(NamedTuple):
 def shown(connection: Connection, pipeline: str, version: str, now: int) -> dict[str, Any]:
     """`GET /releases/<pipeline>/<version>/shadow`. Raises Missing."""
     ref, _ = storage.release(connection, pipeline, version, field="version")
-    told = list(_told(connection, pipeline, ref.digest, now - LOOK_BACK_HOURS * HOUR_US))
+    since = now - LOOK_BACK_HOURS * HOUR_US
+    told = list(_told(connection, [windows.c.received_at > since, *_of(pipeline, ref.digest)]))
     return {
         "pipeline": pipeline,
         "version": ref.version,
@@ -47,6 +50,13 @@ def shown(connection: Connection, pipeline: str, version: str, now: int) -> dict
         "hours_asked": LOOK_BACK_HOURS,
         **summed(told),
     }
+
+
+def of_device(connection: Connection, device: str, pipeline: str, digest: str, now: int) -> dict[str, Any]:
+    """What one device said of it in the last day."""
+    since = now - DEVICE_HOURS * HOUR_US
+    mine = [windows.c.device == device, windows.c.received_at > since, *_of(pipeline, digest)]
+    return {"hours_asked": DEVICE_HOURS, **summed(list(_told(connection, mine)))}
 
 
 def summed(told: Sequence[Told]) -> dict[str, Any]:
@@ -70,14 +80,13 @@ def summed(told: Sequence[Told]) -> dict[str, Any]:
     }
 
 
-def _told(connection: Connection, pipeline: str, digest: str, since: int) -> Iterable[Told]:
+def _of(pipeline: str, digest: str) -> list[ColumnElement[bool]]:
+    return [windows.c.pipeline == pipeline, windows.c.release_digest == digest, windows.c.measures != ""]
+
+
+def _told(connection: Connection, where: Iterable[ColumnElement[bool]]) -> Iterable[Told]:
     rows = connection.execute(
-        select(windows.c.device, windows.c.opened_at, windows.c.closed_at, windows.c.measures).where(
-            windows.c.pipeline == pipeline,
-            windows.c.release_digest == digest,
-            windows.c.received_at > since,
-            windows.c.measures != "",
-        )
+        select(windows.c.device, windows.c.opened_at, windows.c.closed_at, windows.c.measures).where(*where)
     )
     for row in rows:
         found = _measures.decode(row.measures).shadow

@@ -39,6 +39,7 @@ class Pipeline:
     why: str
     unfit: str
     waiting_for: str
+    shadow: str
     requests: str
 
 
@@ -108,8 +109,18 @@ def _pipeline(one: Any, colours: Colours) -> Pipeline:
         why=expected.get("reason") or "",
         unfit=expected.get("unfit") or "",
         waiting_for=one.get("waiting_for") or "",
+        shadow=_shadow(one.get("shadow")),
         requests=(one.get("requests") or {}).get("in_words") or "",
     )
+
+
+def _shadow(told: Any) -> str:
+    """How what shadows there agrees with what serves, in words; empty: nothing shadows."""
+    if not told:
+        return ""
+    if not told["compared"]:
+        return "nothing compared yet"
+    return f"agrees on {100 * told['agreement']:.2f} % of {told['compared']} rows in {told['hours_asked']} h"
 
 
 def _slot(slot: str, held: Any, serving: Any, name: str, colours: Colours) -> Slot:

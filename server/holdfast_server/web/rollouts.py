@@ -57,6 +57,7 @@ class Rollout:
     version: str
     colour: str
     previous: str
+    shadows: bool
     segment: str
     state: str
     cause: str
@@ -90,6 +91,7 @@ def _rollout(one: Any, colours: Colours) -> Rollout:
         version=version,
         colour=colour(colours, one["pipeline"], version),
         previous=words.version_of(one.get("previous")),
+        shadows=bool(one.get("shadow")),
         segment=words.segment(one["segment"]),
         state=one["state"],
         cause=one.get("cause") or "",

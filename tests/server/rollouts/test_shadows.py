@@ -72,8 +72,14 @@ def test_a_window_that_is_reported_twice_counts_once_and_nothing_is_judged_by_it
     reporter = Reporter().enrol(ground.database)
     window = reporter.window(1, shadow=ShadowCounts(requests=9, compared=9, agreed=8))
     reports = [reporter.report(windows=(window,)), reporter.report(windows=(window, reporter.window(30)))]
+    now = ground.now().at
     with ground.database.write() as connection:
-        recording.record(connection, ground.director, reports, ground.now().at)
+        recording.record(connection, ground.director, reports, now)
     with ground.database.read() as connection:
-        found = shadows.summed(list(shadows._told(connection, PIPELINE, RELEASE.digest, 0)))
+        found = shadows.of_device(connection, reporter.device, PIPELINE, RELEASE.digest, now)
+        other = shadows.of_device(connection, "another", PIPELINE, RELEASE.digest, now)
+        later = shadows.of_device(
+            connection, reporter.device, PIPELINE, RELEASE.digest, now + shadows.DEVICE_HOURS * HOUR_US
+        )
     assert (found["devices"], found["requests"], found["agreed"]) == (1, 9, 8)
+    assert (other["devices"], later["devices"]) == (0, 0)
