@@ -318,7 +318,7 @@ def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: M
     status, live = device.gateway.asked_for(name, goal), device.live_of(name)
     if status is not None and status.state == "failed":
         code = status.code or FailureCode.SELF_TEST_FAILED
-        if condemns(code):
+        if condemns(code) and not shadow.is_refuge(device, name, goal):
             return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
         return _given_up(device, name, goal, now, code=code, detail=status.detail)
     if device.record.pipeline(name).state is State.SHADOWING:

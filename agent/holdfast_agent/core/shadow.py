@@ -47,6 +47,12 @@ def goes_on(device: Device, name: str, now: Moment) -> Device:
     return device.with_live(name, replace(live, due_us=now.monotonic_us + deadlines.HOUR_US))
 
 
+def is_refuge(device: Device, name: str, goal: Goal) -> bool:
+    """Whether it only shadows and is `previous`, too: where it fails as a shadow, the refuge is not lost with it."""
+    previous = device.record.pipeline(name).previous
+    return goal.purpose == "shadow" and previous is not None and previous.key == goal.target.key
+
+
 def resumed(live: Live, pipeline: PipelineRecord) -> Live:
     """After a start of the agent it goes on as it was; a new hour begins, as nobody knows how much of the last was left."""
     assert pipeline.candidate is not None

@@ -151,6 +151,22 @@ def test_one_that_crashes_on_and_on_is_condemned_here_told_and_never_fetched_aga
     assert (device.pipeline.state, device.slots, len(device.pipeline.activations)) == ("idle", ("1", "", ""), 1)
 
 
+def test_a_refuge_that_fails_as_a_shadow_stays_the_refuge() -> None:
+    """It was good while it served: what it does at the lowest priority costs the comparison alone, which is tried again later."""
+    device = Playbook()
+    device.connect()
+    device.serve("1")
+    device.serve("4")
+    device.assigned(rule("1", "shadow"), rule("4"))
+    device.fetched("1")
+    device.shadows("1")
+    assert (device.pipeline.state, device.slots) == ("shadowing", ("4", "1", "1"))
+    device.shadows("1", "failed", code="crash-loop")
+    assert (device.pipeline.state, device.slots, device.pipeline.condemned_here) == ("idle", ("4", "1", ""), ())
+    assert [one.code for one in device.events("fetch_failed")] == ["crash-loop"]
+    assert device.pipeline.refuge == target("1")
+
+
 def test_each_worker_that_it_loses_is_told_and_nobody_turns_away_from_what_serves() -> None:
     device = shadowing()
     device.shadows("2", "loading", code="crash", losses=1)
