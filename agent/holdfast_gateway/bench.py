@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,6 +32,8 @@ class Bench:
     worker_command: Sequence[str]
     confinement: Confinement = field(default_factory=Confinement)
     standby: Standby = "auto"
+    accelerators: tuple[str, ...] = ()
+    delegates: Mapping[str, str] = field(default_factory=dict)
     workers: set[Worker] = field(default_factory=set)
 
     def start(self, worker: Worker, environment: str, settings: Settings) -> None:

@@ -67,7 +67,14 @@ class Gateway:
         self._folder = configuration.folder
         self._name = secrets.token_hex(8)
         self._confinement = confinement.of(configuration.gateway)
-        self._bench = Bench(self._folder, worker_command, self._confinement, configuration.gateway.standby)
+        self._bench = Bench(
+            self._folder,
+            worker_command,
+            self._confinement,
+            configuration.gateway.standby,
+            configuration.device.accelerators,
+            configuration.device.delegates,
+        )
         self._ledger = Ledger()
         self._pipelines: dict[str, Pipeline] = {}
         self._leaving: list[Pipeline] = []

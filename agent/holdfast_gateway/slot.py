@@ -116,6 +116,8 @@ class Slot:
             threads=settings.threads,
             measures=True,
             unreadable=True,
+            accelerators=self._bench.accelerators,
+            delegates=dict(self._bench.delegates),
             nice=self._bench.confinement.nice,
         )
         self._worker = Worker(f"worker {self}", load, facts.limits, self)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Final
 
 from holdfast_shared.variants import Machine
+
+# To import a runtime from a slow card.
+ASKED_S: Final = 60.0
 
 
 def machine(accelerators: Iterable[str] = ()) -> Machine:
@@ -23,6 +29,16 @@ def runtimes() -> frozenset[str]:
     if _is_here("ai_edge_litert") or (_is_here("tflite_runtime") and _numpy_major() == 1):
         found.add("tflite")
     return frozenset(found) if _is_here("numpy") else frozenset()
+
+
+def onnx_providers() -> tuple[str, ...]:
+    """What the onnxruntime of this interpreter can compute on, best first, by a process of its own; nothing if it cannot."""
+    command = [sys.executable, "-I", "-m", "holdfast_worker.onnx_runtime"]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASKED_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(done.stdout.decode("ascii", "replace").split())
 
 
 def _is_here(package: str) -> bool:

@@ -90,7 +90,7 @@ def work(connection: socket.socket) -> int:
         isolation = _finish_isolation(begun, files.release.limits.memory_bytes_max)
         # Only now: a thread that ran before would have kept more of the view than the others.
         exit_when_peer_is_gone(connection)
-        runner = _start(files, wanted.threads)
+        runner = _start(files, wanted)
     except LoadRefused as error:
         unknown = error.code == "unreadable" and not wanted.unreadable
         code = "damaged-blob" if unknown else error.code  # as it was called before there was a word for it
@@ -148,7 +148,11 @@ def _read(wanted: Load) -> ReleaseFiles:
     from holdfast_worker.runtime import runtime_named  # noqa: PLC0415 - with numpy, after the first stroke
 
     files = release_runner.read(
-        Path(wanted.manifests), Path(wanted.blobs), wanted.release, environment=wanted.environment
+        Path(wanted.manifests),
+        Path(wanted.blobs),
+        wanted.release,
+        environment=wanted.environment,
+        accelerators=wanted.accelerators,
     )
     if files.release.pipeline != wanted.pipeline:
         raise LoadRefused(
@@ -181,7 +185,7 @@ def _finish_isolation(begun: Begun, memory_bytes_max: int) -> Isolation:
     return begun.finish(memory_bytes_max=memory_bytes_max)
 
 
-def _start(files: ReleaseFiles, threads: int) -> Runner:
+def _start(files: ReleaseFiles, wanted: Load) -> Runner:
     from holdfast_worker import release_runner  # noqa: PLC0415 - it is there by now
 
-    return release_runner.start(files, threads=threads)
+    return release_runner.start(files, threads=wanted.threads, delegates=wanted.delegates)

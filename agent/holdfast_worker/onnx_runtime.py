@@ -1,4 +1,4 @@
-"""The ONNX backend: onnxruntime on the CPU, one thread by default, never spinning.
+"""The ONNX backend: onnxruntime on the CPU, or first on the accelerator that the variant asks for; one thread, never spinning.
 
 A session is made of bytes, never of a path: by path onnxruntime follows links out of the folder. Even from bytes a model may
 name weights in another file, which nobody verified, and those are then sought in the *working directory* (measured with 1.32:
@@ -12,6 +12,7 @@ speaks to its own fleet alone, so that is turned off before: afterwards is too l
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -23,10 +24,13 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as raised_by
 
 from holdfast_shared.wire.release import Datatype, Variant
+from holdfast_worker import accelerators
+from holdfast_worker.accelerators import Unusable
 from holdfast_worker.failures import InputFault, LoadRefused, ModelRaised
 from holdfast_worker.tensors import Array, ModelTensor
 
-_PROVIDERS: Final = ("CPUExecutionProvider",)
+# What another provider does not compute, this one does.
+_CPU: Final = "CPUExecutionProvider"
 _LOG_ERRORS_ONLY: Final = 3
 _NO_FOLDER: Final = "/dev/null"
 # Everything that onnxruntime is known to raise, on load or in a run; each is a direct subclass of Exception, without a base.
@@ -86,7 +90,16 @@ class OnnxSession:
 class OnnxRuntime:
     """Makes sessions of ONNX files."""
 
-    def load(self, model: bytes, *, threads: int, declared: Variant | None = None) -> OnnxSession:  # noqa: ARG002 - the file says it
+    def __init__(self) -> None:
+        self._providers: tuple[str, ...] = (_CPU,)
+
+    def load(self, model: bytes, *, threads: int, declared: Variant | None = None) -> OnnxSession:
+        labels = declared.hardware.accelerators if declared is not None else ()
+        try:
+            wanted = accelerators.providers(labels, available_providers())
+        except Unusable as why:
+            raise LoadRefused("not-supported", f"the variant {why}") from why
+        self._providers = (*wanted, _CPU)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -96,12 +109,22 @@ class OnnxRuntime:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
         options.log_severity_level = _LOG_ERRORS_ONLY
         try:
-            return OnnxSession(onnxruntime.InferenceSession(model, options, providers=list(_PROVIDERS)))
+            session = onnxruntime.InferenceSession(model, options, providers=list(self._providers))
+            loaded = OnnxSession(session)
         except _RAISED as error:
             raise LoadRefused("load-failed", f"onnxruntime refuses the model: {_short(error)}") from error
+        if lost := [
+            one for one in wanted if one not in session.get_providers()
+        ]:  # it goes on without, and says so in its log
+            raise LoadRefused("not-supported", f"{', '.join(lost)} is installed and does not begin on this device")
+        return loaded
 
     def describe(self) -> dict[str, str]:
-        return {"runtime": f"onnxruntime {onnxruntime.__version__}", "providers": ",".join(_PROVIDERS)}
+        return {"runtime": f"onnxruntime {onnxruntime.__version__}", "providers": ",".join(self._providers)}
+
+
+def available_providers() -> tuple[str, ...]:
+    return tuple(onnxruntime.get_available_providers())
 
 
 def _described(argument: Any) -> ModelTensor:
@@ -132,3 +155,7 @@ def _as_bytes(array: Array) -> Array:
 def _short(error: Exception) -> str:
     """One line; onnxruntime's go on with its source positions."""
     return " ".join(str(error).split())[:400] or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.stdout.write(" ".join(available_providers()))

@@ -117,6 +117,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     measures: bool = False  # this gateway knows MEASURED
     shadows: bool = False  # it will be asked COMPARE, and never ASK; only of a worker whose version has it
     unreadable: bool = False  # this gateway knows that code of FAILED
+    accelerators: tuple[str, ...] = ()  # what the device says that it has
+    delegates: dict[str, str] = {}  # libraries by accelerator, for TFLite
 
 
 _Rows: Final = msgspec.Meta(max_length=LABELS_MAX)

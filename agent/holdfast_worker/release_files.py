@@ -14,7 +14,6 @@ import os
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
@@ -24,8 +23,8 @@ from holdfast_shared import reference, strict_json, variants
 from holdfast_shared.errors import Malformed
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT, digest_of, hex_of
 from holdfast_shared.model_file import ROLES
+from holdfast_shared.variants import Machine
 from holdfast_shared.wire.release import ENVELOPE_BYTES_MAX, ModelVersion, Release, Stage, Variant
-from holdfast_worker import installed
 from holdfast_worker.failures import LoadCode, LoadRefused
 
 T = TypeVar("T", Release, ModelVersion)
@@ -66,13 +65,13 @@ class Folders(NamedTuple):
     blobs: Path
 
 
-def read(folders: Folders, digest: str, *, environment: str, runtimes: frozenset[str]) -> ReleaseFiles:
+def read(folders: Folders, digest: str, *, environment: str, machine: Machine) -> ReleaseFiles:
     """Everything that the release needs, verified. Raises LoadRefused."""
     release = _manifest(folders, digest, Release)
     _check_supported(release, environment)
     chosen: dict[int, str] = dict(enumerate(_choice(folders, digest, environment)))
     stages = tuple(
-        _stage(folders, stage, chosen.get(index), f"stages[{index}]", runtimes)
+        _stage(folders, stage, chosen.get(index), f"stages[{index}]", machine)
         for index, stage in enumerate(release.stages)
     )
     cases = release.self_test.blob
@@ -105,7 +104,7 @@ def _check_supported(release: Release, environment: str) -> None:
         raise LoadRefused("not-supported", f"this worker runs in {sys.prefix}, not in the environment {environment}")
 
 
-def _stage(folders: Folders, stage: Stage, chosen: str | None, where: str, runtimes: frozenset[str]) -> StageFiles:
+def _stage(folders: Folders, stage: Stage, chosen: str | None, where: str, machine: Machine) -> StageFiles:
     model = _manifest(folders, stage.model.digest, ModelVersion)
     if (model.name, model.version) != (stage.model.name, stage.model.version):
         raise LoadRefused(
@@ -113,7 +112,7 @@ def _stage(folders: Folders, stage: Stage, chosen: str | None, where: str, runti
             f"{where}.model: the release names {stage.model.name} {stage.model.version},"
             f" the manifest of that digest is {model.name} {model.version}",
         )
-    variant = _fitting(model, chosen, where, runtimes)
+    variant = _fitting(model, chosen, where, machine)
     loaded: list[bytes] = []
     roles = ROLES[variant.runtime]
     for file in variant.files:
@@ -128,11 +127,10 @@ def _stage(folders: Folders, stage: Stage, chosen: str | None, where: str, runti
     return StageFiles(stage, variant, loaded[0])
 
 
-def _fitting(model: ModelVersion, chosen: str | None, where: str, runtimes: frozenset[str]) -> Variant:
+def _fitting(model: ModelVersion, chosen: str | None, where: str, machine: Machine) -> Variant:
     """The variant that was fetched; where none was chosen there is one, or all were fetched: the first that fits."""
-    machine = replace(installed.machine(), runtimes=runtimes)
     variant = variants.named(model, chosen) if chosen is not None else None
-    if variant is not None and variant.runtime in runtimes:
+    if variant is not None and variant.runtime in machine.runtimes:
         return variant
     found = variants.choose(model, machine)
     if isinstance(found, Variant):

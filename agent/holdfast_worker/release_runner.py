@@ -6,7 +6,8 @@ A worker process serves one over its socket; the demo's light devices share one 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.release import Release, Tensor
-from holdfast_worker import fingerprint, inference_response, release_files, self_test
+from holdfast_worker import fingerprint, inference_response, installed, release_files, self_test
+from holdfast_worker.accelerators import NONE as NO_DELEGATES
 from holdfast_worker.failures import InputFault, LoadRefused, ModelRaised
 from holdfast_worker.inference_request import Reader
 from holdfast_worker.inference_response import Writer
@@ -131,15 +133,23 @@ def load(
     return start(read(manifests, blobs, digest, environment=environment), threads=threads)
 
 
-def read(manifests: Path, blobs: Path, digest: str, *, environment: str = SYSTEM_ENVIRONMENT) -> ReleaseFiles:
+def read(
+    manifests: Path,
+    blobs: Path,
+    digest: str,
+    *,
+    environment: str = SYSTEM_ENVIRONMENT,
+    accelerators: Iterable[str] = (),
+) -> ReleaseFiles:
     """The release's verified bytes: the first half of `load`. Raises LoadRefused."""
     runtimes = NAMES_OF_SYSTEM if environment == SYSTEM_ENVIRONMENT else NAMES
-    return release_files.read(Folders(manifests, blobs), digest, environment=environment, runtimes=runtimes)
+    machine = replace(installed.machine(accelerators), runtimes=runtimes)
+    return release_files.read(Folders(manifests, blobs), digest, environment=environment, machine=machine)
 
 
-def start(files: ReleaseFiles, *, threads: int = THREADS) -> Runner:
+def start(files: ReleaseFiles, *, threads: int = THREADS, delegates: Mapping[str, str] = NO_DELEGATES) -> Runner:
     """A runner of verified bytes: the second half of `load`, where a hostile model first gets to compute."""
-    runtimes = [runtime_named(files_of.variant.runtime) for files_of in files.stages]
+    runtimes = [runtime_named(files_of.variant.runtime, delegates) for files_of in files.stages]
     sessions = [
         runtime.load(files_of.model, threads=threads, declared=files_of.variant)
         for runtime, files_of in zip(runtimes, files.stages, strict=True)

@@ -1,4 +1,5 @@
-"""The TFLite backend: LiteRT (`ai-edge-litert`) where it is installed, else its predecessor `tflite-runtime`, on the CPU.
+"""The TFLite backend: LiteRT (`ai-edge-litert`) where it is installed, else its predecessor `tflite-runtime`, on the CPU;
+or first on the accelerator that the variant asks for, by the delegate that the device's configuration names.
 
 Both have the same interpreter. An interpreter computes for one caller at a time, so a session has a lock; it fits itself to the
 shapes of a request, and keeps them while they stay the same. Tensors are called by their names in the graph.
@@ -10,8 +11,9 @@ the file is walked here first, whichever library computes. With numpy 2 that lib
 
 from __future__ import annotations
 
+import ctypes
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Final
@@ -21,6 +23,8 @@ import numpy as np
 from holdfast_shared import tflite_file
 from holdfast_shared.errors import Malformed
 from holdfast_shared.wire.release import Datatype, Variant
+from holdfast_worker import accelerators
+from holdfast_worker.accelerators import Unusable
 from holdfast_worker.failures import LoadRefused, ModelRaised
 from holdfast_worker.tensors import DTYPES, Array, ModelTensor
 
@@ -88,22 +92,52 @@ class TfliteSession:
 class TfliteRuntime:
     """Makes sessions of TFLite files."""
 
-    def __init__(self) -> None:
-        """Raises ImportError when neither library is here, LoadRefused when the one that is cannot work."""
-        self._interpreter, self._name, self._lacks = _library()
+    def __init__(self, delegates: Mapping[str, str] = accelerators.NONE) -> None:
+        """`delegates`: libraries by accelerator.
 
-    def load(self, model: bytes, *, threads: int, declared: Variant | None = None) -> TfliteSession:  # noqa: ARG002 - the file says it
+        Raises ImportError when neither library is here, LoadRefused when the one that is cannot work.
+        """
+        self._library, self._name, self._lacks = _library()
+        self._configured, self._used = delegates, ""
+
+    def load(self, model: bytes, *, threads: int, declared: Variant | None = None) -> TfliteSession:
+        labels = declared.hardware.accelerators if declared is not None else ()
+        loaded = self._delegates(labels)
+        self._used = "".join(f"{label}," for label in labels)
         try:
             tflite_file.tensors_of(model)
         except Malformed as error:
             raise LoadRefused("load-failed", f"the file {error.message}") from error
         try:
-            return TfliteSession(lambda: self._interpreter(model_content=model, num_threads=threads), self._lacks)
+            return TfliteSession(
+                lambda: self._library.Interpreter(
+                    model_content=model, num_threads=threads, experimental_delegates=loaded or None
+                ),
+                self._lacks,
+            )
         except _RAISED as error:
             raise LoadRefused("load-failed", f"{self._name} refuses the model: {_short(error)}") from error
 
     def describe(self) -> dict[str, str]:
-        return {"runtime": self._name, "providers": _PROVIDERS}
+        return {"runtime": self._name, "providers": f"{self._used}{_PROVIDERS}"}
+
+    def _delegates(self, labels: Sequence[str]) -> list[Any]:
+        try:
+            paths = accelerators.delegates(labels, self._configured)
+        except Unusable as why:
+            raise LoadRefused("not-supported", f"the variant {why}") from why
+        found = []
+        for label, path in zip(labels, paths, strict=True):
+            try:
+                ctypes.CDLL(
+                    path
+                )  # its own wrapper fails a second time when it forgets a library that it could not load
+                found.append(self._library.load_delegate(path))
+            except (*_RAISED, OSError) as error:
+                raise LoadRefused(
+                    "not-supported", f"the delegate for {label}, {path}, cannot be loaded: {_short(error)}"
+                ) from error
+        return found
 
 
 def check_numpy(legacy: str, numpy_version: str) -> None:
@@ -116,14 +150,14 @@ def check_numpy(legacy: str, numpy_version: str) -> None:
 
 
 def _library() -> tuple[Any, str, frozenset[Datatype]]:
-    """The interpreter's class, what the fingerprint calls it, and the datatypes that it lacks."""
+    """The module of the interpreter, what the fingerprint calls it, and the datatypes that it lacks."""
     try:
         module = import_module("ai_edge_litert.interpreter")
     except ImportError:
         name = f"tflite-runtime {version('tflite-runtime')}"  # PackageNotFoundError is an ImportError, too
         check_numpy(name, np.__version__)
-        return import_module("tflite_runtime.interpreter").Interpreter, name, frozenset({"UINT16"})
-    return module.Interpreter, f"ai-edge-litert {version('ai-edge-litert')}", frozenset()
+        return import_module("tflite_runtime.interpreter"), name, frozenset({"UINT16"})
+    return module, f"ai-edge-litert {version('ai-edge-litert')}", frozenset()
 
 
 def _described(detail: Mapping[str, Any]) -> ModelTensor:

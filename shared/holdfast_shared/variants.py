@@ -6,7 +6,8 @@ that, so that a changed machine asks for other bytes only when the release is fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, NamedTuple, Protocol
 
@@ -29,12 +30,16 @@ _SAME: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a variant may ask for. `accelerators` are the labels that whoever set the device up gave it."""
+    """What a variant may ask for. `accelerators` are the labels that whoever set the device up gave it.
+
+    `unusable`: by runtime and label, what that runtime misses to compute there; nothing: not known to miss anything.
+    """
 
     architecture: str
     memory_bytes: int
     runtimes: frozenset[str]
     accelerators: frozenset[str] = frozenset()
+    unusable: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict, hash=False)
 
     @classmethod
     def of(cls, facts: MachineFacts) -> Machine:
@@ -74,7 +79,10 @@ def in_environment(machine: Machine, environment: Environment | None) -> Machine
         return machine
     packages = {wheel.filename.partition("-")[0].lower() for wheel in environment.wheels}
     found = {runtime for package, runtime in _BRINGS.items() if any(one.startswith(package) for one in packages)}
-    return replace(machine, runtimes=frozenset({"python", *(found or _BRINGS.values())}))
+    unusable = {
+        runtime: labels for runtime, labels in machine.unusable.items() if runtime != "onnx"
+    }  # it brings its own
+    return replace(machine, runtimes=frozenset({"python", *(found or _BRINGS.values())}), unusable=unusable)
 
 
 def choose(model: ModelVersion, machine: Machine) -> Variant | list[Lacking]:
@@ -153,6 +161,10 @@ def _lacking(variant: Variant, machine: Machine) -> Lacking | None:
     if missing:
         here = ", ".join(sorted(machine.accelerators)) or "none"
         return Lacking("hardware.accelerators", f"needs {', '.join(missing)}; here: {here}")
+    unusable = machine.unusable.get(variant.runtime, {})
+    for label in hardware.accelerators:
+        if label in unusable:
+            return Lacking("hardware.accelerators", unusable[label])
     if hardware.memory_bytes_min > machine.memory_bytes:
         words = f"needs {hardware.memory_bytes_min} bytes of memory; here are {machine.memory_bytes}"
         return Lacking("hardware.memory_bytes_min", words)

@@ -14,7 +14,7 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_cli import manifests
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.release import Hardware, Tensor
-from holdfast_worker import release_files, release_runner
+from holdfast_worker import installed, release_files, release_runner
 from holdfast_worker.failures import LoadRefused
 from holdfast_worker.release_files import Folders
 from holdfast_worker.release_runner import Outcome
@@ -145,9 +145,9 @@ def test_a_file_of_another_length_or_kind_is_damage(state: StateFolder, publishe
 
 def test_what_the_system_will_not_have_read_is_no_damage(state: StateFolder, published: Published) -> None:
     """Whole or not, nobody knows: fetching it again would cost a download for nothing."""
-    folders = Folders(state.manifests, state.blobs)
+    folders, here = Folders(state.manifests, state.blobs), installed.machine()
     with descriptors.none_left(), pytest.raises(LoadRefused) as found:
-        release_files.read(folders, published.ref.digest, environment="system", runtimes=frozenset({"onnx"}))
+        release_files.read(folders, published.ref.digest, environment="system", machine=here)
     assert found.value.code == "unreadable"
     assert os.strerror(errno.EMFILE) in found.value.detail
 

@@ -26,10 +26,15 @@ BYTES_PER_S_LEAST: Final = 4096
 BytesPerSecond = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
+# Workers see these folders, and few others.
+LibraryPath = Annotated[str, msgspec.Meta(pattern=r"^/(usr|lib)/[^\x00]+$", max_length=256)]
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who this is. `state` is the state directory; `run` is for sockets, by default `<state>/run`.
 
-    `accelerators` are what a variant of a model may ask for by name, such as `coral`.
+    `accelerators` are what a variant of a model may ask for by name, such as `coral`; `delegates` the libraries by which TFLite
+    computes on them, where a worker may read them.
     `time_zone` is an IANA name, for windows and days; empty is the system's own.
     """
 
@@ -41,6 +46,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     authorities: str
     run: str = ""
     accelerators: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=16)] = ()
+    delegates: Annotated[dict[ShortText, LibraryPath], msgspec.Meta(max_length=16)] = {}
     time_zone: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 

@@ -14,6 +14,7 @@ import stat
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,8 @@ from holdfast_agent.fetch.patience import Deadline
 from holdfast_shared import authorities
 from holdfast_shared.errors import HoldfastError
 from holdfast_shared.identifiers import DIGEST_PATTERN, ENVIRONMENT_PATTERN, SYSTEM_ENVIRONMENT
-from holdfast_worker import installed
+from holdfast_shared.variants import Machine
+from holdfast_worker import accelerators, installed
 
 # A gigabyte at 300 kB/s. What came is kept, so a longer one goes on at the next try.
 DEADLINE_S: Final = 3600.0
@@ -55,14 +57,19 @@ def _run(asked: argparse.Namespace) -> Outcome:
         source = Source(found.server.url, found.folder, known, _restraints(found, allowance), asked.from_disk)
         order = Order(asked.pipeline, asked.version, asked.digest, asked.environment)
         try:
-            staging.stage(
-                source, order, Deadline(asked.deadline_s), machine=installed.machine(found.device.accelerators)
-            )
+            staging.stage(source, order, Deadline(asked.deadline_s), machine=machine_of(found))
         finally:
             allowance.settle()
     except (HoldfastError, OSError) as error:
         return outcome.of_error(error)
     return Outcome(ok=True)
+
+
+def machine_of(found: Configuration) -> Machine:
+    """This one, and what its runtimes miss to compute on the accelerators that its configuration says it has."""
+    device, machine = found.device, installed.machine(found.device.accelerators)
+    available = installed.onnx_providers() if device.accelerators and "onnx" in machine.runtimes else ()
+    return replace(machine, unusable=accelerators.unusable(device.accelerators, available, device.delegates))
 
 
 def _restraints(found: Configuration, allowance: Allowance) -> list[Restraint]:

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from holdfast_agent.edge import blobs, configuration
+from holdfast_agent.fetch.__main__ import machine_of
 from holdfast_agent.fetch.outcome import Outcome
 from holdfast_shared import strict_json
 from holdfast_shared.errors import Malformed
@@ -67,6 +68,25 @@ def test_an_accelerator_label_chooses_the_variant_that_asks_for_it(bench: Bench)
     machine = dataclasses.replace(ANY, accelerators=frozenset({"coral", "hailo"}))
     assert bench.fetch(published, machine=machine).ok
     assert fetched(bench, published) == {0}
+
+
+def test_a_label_that_no_runtime_here_can_compute_on_is_passed_over_and_refused_with_what_is_missing(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """The device says that it has the accelerator; its onnxruntime, which is asked for real, has no provider for it."""
+    path = tmp_path / "agent.toml"
+    text = (Path(__file__).parents[3] / "deploy" / "agent.toml").read_text()
+    path.write_text(text.replace("[device]", '[device]\naccelerators = ["cuda"]'))
+    machine = machine_of(configuration.load(path))
+    cuda = Hardware(accelerators=("cuda",))
+    both, alone = of_variants(cuda, Hardware(), runtimes=("onnx", "onnx")), of_variants(cuda, runtimes=("onnx",))
+    for published in (both, alone):
+        bench.serve(published)
+    assert bench.fetch(both, machine=machine).ok
+    assert fetched(bench, both) == {1}
+    ended = bench.fetch(alone, machine=machine)
+    assert ended.code == "unfit"
+    assert "needs cuda: CUDAExecutionProvider is not among the providers of the onnxruntime here" in ended.detail
 
 
 def test_a_changed_machine_has_its_variant_at_the_next_fetch(bench: Bench) -> None:
