@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from holdfast_cli import watch
+from holdfast_server.web import devices, rollouts
+from holdfast_shared import selector
 from holdfast_shared.errors import Malformed
 from holdfast_shared.wire.assignment import Requests
 from holdfast_shared.wire.command import RolloutStart, WavePlan
@@ -64,3 +67,24 @@ def test_a_device_that_still_gives_less_holds_its_wave(bench: Bench) -> None:
 def test_a_first_release_cannot_have_a_share(bench: Bench) -> None:
     with pytest.raises(Malformed, match="no release that could answer the others"):
         bench.plan("1.0.0", waves=SHARES)
+
+
+def test_people_see_which_requests_a_wave_gives(bench: Bench) -> None:
+    """On the page, in the terminal, and of a device what it says of itself."""
+    bench.install("1.0.0")
+    rollout = bench.plan("1.1.0", waves=SHARES, requests=Requests(share=10_000, segment=selector.parse("tier=beta")))
+    bench.command(RolloutStart(rollout=rollout))
+    bench.round()
+    shown = bench.rollout(rollout)
+    said = "5 % of requests with tier=beta"
+    (drawn,) = rollouts.draw({"rollouts": [shown]}, {})
+    assert [wave.requests for wave in drawn.waves] == [
+        said,
+        "20 % of requests with tier=beta",
+        "100 % of requests with tier=beta",
+        "",
+    ]
+    assert [said in line for line in watch.drawn(shown)].count(True) == 1
+    report = {"pipeline": "digits", "state": "trial", "requests": shown["waves"][0]["requests"]}
+    device = devices.draw({"device": "d-1", "region": "eu-west", "pipelines": [report]}, {})
+    assert device.pipelines[0].requests == said
