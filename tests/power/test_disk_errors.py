@@ -23,7 +23,7 @@ from holdfast_shared import durable
 from support.hostile_server import HostileServer
 from support.power_checks import check_files, check_record
 from support.power_scenarios import SCENARIOS, Scenario
-from support.powered_device import PoweredDevice, Witness
+from support.powered_device import DAYS_WAKE_UPS_MAX, PoweredDevice, Witness
 from support.recorded_disk import Image, Medium, RecordedDisk, lay_out
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,7 @@ def test_a_disk_that_is_really_full_or_read_only_harms_nothing(
     check_files(folder)
     check_record(folder, witness)
     filler.unlink()
-    device.run(*second.phases)
+    device.run(*second.phases, wake_ups_max=DAYS_WAKE_UPS_MAX)
 
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     _refuses(lambda: PoweredDevice(small_disk, server.url).run(*third.phases), errno.EROFS)
