@@ -133,8 +133,8 @@ def test_loading_has_an_end(bench: GatewayBench, how: str, code: str, what: str)
 
 @pytest.mark.parametrize(
     ("oldest", "newest", "spoken"),
-    [("", "1", "1"), ("1", "2", "2"), ("1", "99", "2"), ("2", "99", "2")],
-    ids=["older", "the same", "newer", "newer, and not as old as we may be"],
+    [("", "1", "1"), ("1", "2", "2"), ("1", "3", "3"), ("1", "99", "3"), ("3", "99", "3")],
+    ids=["oldest", "older", "the same", "newer", "newer, and not as old as we may be"],
 )
 def test_a_worker_older_or_newer_than_the_gateway_is_spoken_to_in_the_newest_that_both_know(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, oldest: str, newest: str, spoken: str
