@@ -157,7 +157,7 @@ def test_a_worker_of_another_protocol_is_not_spoken_to(tmp_path: Path, monkeypat
         agent.serve(target)
         failed = agent.until_state(target, "failed")
     assert failed.code == "not-supported"
-    assert "speaks versions 99 to 99 of the protocol, this gateway 1 to 2" in failed.detail
+    assert "speaks versions 99 to 99 of the protocol, this gateway 1 to 3" in failed.detail
 
 
 def test_a_manifest_that_is_damaged_fails_its_slot_alone(bench: GatewayBench) -> None:
