@@ -13,6 +13,7 @@ import urllib3
 
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Guardrail, Trial
+from holdfast_shared.wire.report import Window
 from support import digits_models, installed_release
 from support.device_bench import PIPELINE, DeviceBench, running_device
 from support.installed_release import Published
@@ -85,8 +86,11 @@ def test_a_release_whose_predictions_turn_out_wrong_is_left_by_the_device_itself
     assert "accuracy_proxy:" in event.detail
     device.serves("1.0.0")
     assert [one.code for one in device.saved().condemned_here] == ["guardrail-accuracy"]
-    windows = [window for report in device.reports for window in report.windows if window.labelled]
-    assert windows
+
+    def labelled() -> list[Window] | None:
+        return [window for report in device.reports for window in report.windows if window.labelled] or None
+
+    windows = device.eventually(labelled, "the labels are reported")
     assert all(window.agreed == 0 for window in windows)
 
 
