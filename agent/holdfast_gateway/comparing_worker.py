@@ -37,7 +37,7 @@ class ComparingWorker(Worker):
     def compare(self, asked: Shadowed) -> None:
         """Send it one; it must be ready, and have been asked nothing that it has not answered."""
         assert not self.asked
-        if self._transport is None:  # its connection is gone, and it is about to be lost with all that it was asked
+        if self._wire is None:  # its connection is gone, and it is about to be lost with all that it was asked
             self.asked.append(asked)
             return
         head = protocol.compare_head(
@@ -51,7 +51,7 @@ class ComparingWorker(Worker):
         if self._timer is None:
             self._timer = self._loop.call_later(self._limits.deadline_ms / 1000, self._look_at_head)
         self.asked.append(asked)
-        self._transport.writelines((head, asked.body, asked.answer))
+        self._wire.write(head, asked.body, asked.answer)
 
     def _greet(self, hello: Hello) -> None:
         """Refused where it cannot compare: its environment's worker is older than shadows are."""

@@ -26,7 +26,7 @@ class _Feedback(msgspec.Struct, frozen=True):
 _decoder: Final = msgspec.json.Decoder(_Feedback)
 
 
-def take(body: bytes, recent: RecentAnswers, pipeline: str, now: float) -> tuple[HTTPStatus, object]:
+def take(body: bytes | bytearray, recent: RecentAnswers, pipeline: str, now: float) -> tuple[HTTPStatus, object]:
     """Count it where it belongs; the answer."""
     try:
         told = _decoder.decode(body)

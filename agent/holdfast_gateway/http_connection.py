@@ -12,13 +12,15 @@ import asyncio
 from collections import deque
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 import httptools
 
+from holdfast_gateway.admission import Admission, Service
 from holdfast_gateway.frames import BUFFER_BYTES
 from holdfast_gateway.http_message import CONTINUE, Refusal, Request, head
 from holdfast_gateway.inference import error_body
+from holdfast_gateway.large_body import LargeBody
 from holdfast_worker.protocol import NO_HEADER
 
 HEADERS_BYTES_MAX: Final = 32 * 1024
@@ -47,33 +49,6 @@ class Phase(Enum):
 # Looked up many times for a request, which of an enum's members takes long.
 _IDLE, _HEADERS, _BODY, _LINGER = Phase
 _LIMIT_S: Final = {_IDLE: IDLE_S, _HEADERS: HEADERS_S, _BODY: BODY_S, _LINGER: LINGER_S}
-
-
-class Admission(Enum):
-    """How a new connection is met: served, told that there are too many, or, when even that is too much, ended."""
-
-    WELCOME = auto()
-    TOO_MANY = auto()
-    FLOOD = auto()
-
-
-class Service(Protocol):
-    """What all connections share."""
-
-    read_buffer: memoryview
-    body_bytes_max: int
-    stopping: bool
-    now: float  # as of the last sweep: exact enough for deadlines of seconds, and free
-
-    def connected(self, connection: Connection) -> Admission: ...
-
-    def disconnected(self, connection: Connection) -> None: ...
-
-    def hold(self, count: int) -> bool:
-        """So many more bytes of bodies are held (fewer when negative); False, and none are, when that is too many."""
-
-    def serve(self, request: Request, connection: Connection) -> None:
-        """Answer it, now or later, by one call of `answer`."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -109,11 +84,19 @@ class Connection(asyncio.BufferedProtocol):
                 transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        return self._service.read_buffer
+        return self._service.read_buffer if self._large is None else self._large.room()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if not self._deaf:
+        if self._deaf:
+            return
+        if self._large is None:
             self._feed(self._service.read_buffer[:nbytes])
+            return
+        self._large.filled(nbytes)
+        if self._large.whole:  # which the parser was not told
+            keep_alive = self._parser.should_keep_alive()
+            self._parser = httptools.HttpRequestParser(self)
+            self._complete(self._large.content, keep_alive=keep_alive)
 
     def eof_received(self) -> bool:
         """A client may end its side and still wait for its answers."""
@@ -194,7 +177,8 @@ class Connection(asyncio.BufferedProtocol):
         self._body: list[bytes] = []
         self._body_bytes = self._header_bytes = self._dripped = self._headers = self._announced = 0
         self._header_length = NO_HEADER
-        self._wants_binary = self._expects = False
+        self._wants_binary = self._expects = self._chunked = False
+        self._large: LargeBody | None = None
         self._encoding = b""
         self._fault = ""
 
@@ -217,6 +201,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._announced = int(value) if value.strip().isdigit() else 1
             case b"transfer-encoding":
                 self._announced = max(self._announced, 1)
+                self._chunked = True
             case b"inference-header-content-length":
                 if self._header_length != NO_HEADER or not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
                     self._fault = "Inference-Header-Content-Length must be one decimal number of bytes"
@@ -254,14 +239,22 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(CONTINUE)
         else:
             self._continue_due = self._expects
+        self._prepare_for_large()
+
+    def _prepare_for_large(self) -> None:
+        if self._deaf or self._chunked or self._announced <= BUFFER_BYTES:
+            return
+        if self._hold(self._announced):
+            self._large = LargeBody(self._announced)
 
     def on_body(self, part: bytes) -> None:
         if self._deaf:
             return
-        if not self._service.hold(len(part)):
-            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "too many bytes of requests are being held; ask again later")
+        if self._large is not None:
+            self._large.take(part)
             return
-        self._held += len(part)
+        if not self._hold(len(part)):
+            return
         self._body.append(part)
         self._body_bytes += len(part)
         if self._body_bytes > self._service.body_bytes_max:
@@ -271,15 +264,24 @@ class Connection(asyncio.BufferedProtocol):
         if self._deaf:
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._complete(body, keep_alive=self._parser.should_keep_alive())
+
+    def _complete(self, body: bytes | bytearray, *, keep_alive: bool) -> None:
         if self._header_length != NO_HEADER and self._header_length > len(body):
             message = f"Inference-Header-Content-Length is {self._header_length}, and the body has {len(body)} bytes"
             self._refuse(HTTPStatus.BAD_REQUEST, message)
             return
-        keep_alive = self._parser.should_keep_alive()
         request = Request(self._method, self._path, body, self._header_length, self._wants_binary, keep_alive)
-        self._body = []
+        self._body, self._large = [], None
         self._enter(_IDLE)
         self._take(request)
+
+    def _hold(self, count: int) -> bool:
+        if not self._service.hold(count):
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "too many bytes of requests are being held; ask again later")
+            return False
+        self._held += count
+        return True
 
     def _refuse_headers(self) -> None:
         message = f"the headers are more than {HEADERS_MAX}, or larger than {HEADERS_BYTES_MAX} bytes"
@@ -293,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Answer with this when what came before is answered, and read nothing more."""
         self._deaf = True
-        self._body = []
+        self._body, self._large = [], None
         self._take(Refusal(status, message))
 
     def _enter(self, phase: Phase) -> None:
@@ -379,6 +381,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def _release(self) -> None:
         """Nothing of a body is needed any more, but what is being read."""
-        reading = sum(map(len, self._body)) if not self._deaf else 0
+        reading = sum(map(len, self._body)) + len(self._large or b"") if not self._deaf else 0
         self._service.hold(reading - self._held)
         self._held = reading

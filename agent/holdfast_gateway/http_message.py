@@ -21,7 +21,7 @@ class Request(NamedTuple):
 
     method: bytes
     path: bytes
-    body: bytes
+    body: bytes | bytearray
     header_length: int
     wants_binary: bool
     keep_alive: bool

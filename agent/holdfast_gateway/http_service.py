@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from holdfast_agent.edge import service
 from holdfast_agent.edge.configuration import Gateway as GatewaySection
+from holdfast_gateway.admission import Admission
 from holdfast_gateway.frames import BUFFER_BYTES
 from holdfast_gateway.heap import Heap
-from holdfast_gateway.http_connection import Admission, Connection
+from holdfast_gateway.http_connection import Connection
 from holdfast_gateway.http_message import Request
 from holdfast_gateway.open_inference import OpenInference
 from holdfast_shared.errors import Conflict

@@ -61,7 +61,14 @@ class Inference:
     )
 
     def __init__(
-        self, asker: Asker, body: bytes, *, version: str, wants_binary: bool, header_length: int, since: float
+        self,
+        asker: Asker,
+        body: bytes | bytearray,
+        *,
+        version: str,
+        wants_binary: bool,
+        header_length: int,
+        since: float,
     ) -> None:
         self.asker = asker
         self.since = since

@@ -73,7 +73,7 @@ def _content(inference: Inference) -> bytes:
     try:
         asked = bytes(msgspec.json.decode(body[:length], type=_Asked).inputs)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        asked = body[:length]
+        asked = bytes(body[:length])
     found = hashlib.blake2b(asked, digest_size=_HASH_BYTES)
     found.update(memoryview(body)[length:])
     return found.digest()

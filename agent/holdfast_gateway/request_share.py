@@ -73,7 +73,7 @@ class RequestShare:
             return usable[0]
         return usable[1]
 
-    def has(self, body: bytes, header_length: int) -> bool:
+    def has(self, body: bytes | bytearray, header_length: int) -> bool:
         """Whether this request is one of the candidate's."""
         asked = _read(body, header_length)
         if self.requests.segment and not selector.holds(self.requests.segment, _labels(asked)):
@@ -89,7 +89,7 @@ class RequestShare:
         return cohort.bucket(self.candidate.release.digest, str(whose))
 
 
-def _read(body: bytes, header_length: int) -> _Asked:
+def _read(body: bytes | bytearray, header_length: int) -> _Asked:
     length = len(body) if header_length == NO_HEADER else header_length
     if length > READ_BYTES_MAX:
         return _NOBODY

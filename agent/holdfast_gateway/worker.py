@@ -22,6 +22,7 @@ from holdfast_gateway.confinement import Confinement
 from holdfast_gateway.frames import BUFFER_BYTES, Frames, LostPlace
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import Loss
+from holdfast_gateway.stream_end import StreamEnd
 from holdfast_gateway.worker_output import WorkerOutput
 from holdfast_shared.wire.release import Limits
 from holdfast_worker import protocol
@@ -63,7 +64,7 @@ class Owner(Protocol):
         """It was stopped, and is gone."""
 
 
-class Worker(asyncio.BufferedProtocol):
+class Worker:
     """Started by `start`; speaks `holdfast_worker.protocol`."""
 
     def __init__(self, name: str, load: Load, limits: Limits, owner: Owner) -> None:
@@ -72,7 +73,7 @@ class Worker(asyncio.BufferedProtocol):
         self._owner = owner
         self._frames = Frames(self._received)
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.WriteTransport | None = None
+        self._wire: StreamEnd | None = None
         self._child: Child | None = None
         self._said = WorkerOutput(name)
         self._output: asyncio.BaseTransport | None = None
@@ -97,7 +98,7 @@ class Worker(asyncio.BufferedProtocol):
     def gone(self) -> bool:
         """Nothing is left of it: no process, no connection, no pipe."""
         ended = self._child is None or (self._child.reaped and self._said.closed)
-        return self._over and ended and self._starting is None and self._transport is None
+        return self._over and ended and self._starting is None and self._wire is None
 
     def memory_bytes(self) -> int:
         return self._child.memory_bytes() if self._child is not None else 0
@@ -124,7 +125,7 @@ class Worker(asyncio.BufferedProtocol):
 
     def ask(self, inference: Inference) -> None:
         """Send it one more request; it must be ready, and `asked` shorter than ASKED_MAX."""
-        if self._transport is None:  # its connection is gone, and it is about to be lost with all that it was asked
+        if self._wire is None:  # its connection is gone, and it is about to be lost with all that it was asked
             self.asked.append(inference)
             return
         body = inference.body
@@ -140,10 +141,9 @@ class Worker(asyncio.BufferedProtocol):
                 self._timer = self._loop.call_later(self._limits.deadline_ms / 1000, self._look_at_head)
         self.asked.append(inference)
         if len(body) <= BUFFER_BYTES:
-            self._transport.write(head + body)
+            self._wire.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            self._wire.write(head, body)
 
     def stop(self) -> None:
         """Let it answer what it was asked, and go. `ended` follows, at the latest STOP_S after its last answer is due."""
@@ -151,10 +151,10 @@ class Worker(asyncio.BufferedProtocol):
             return
         self._stopping = True
         self._forget_timer()
-        if self._transport is None or not self._ready:
+        if self._wire is None or not self._ready:
             self.kill()
             return
-        self._transport.write(protocol.control(Kind.STOP, Stop()))
+        self._wire.write(protocol.control(Kind.STOP, Stop()))
         due_s = STOP_S + len(self.asked) * self._limits.deadline_ms / 1000
         self._timer = self._loop.call_later(due_s, self.kill)
 
@@ -172,29 +172,25 @@ class Worker(asyncio.BufferedProtocol):
         assert self._child is not None
         try:
             self._output, _ = await self._loop.connect_read_pipe(lambda: self._said, self._child.output)
-            await self._loop.connect_accepted_socket(lambda: self, ours)
+            self._wire = StreamEnd(self._loop, ours, self)
+            if self._over:  # it was killed while it was being started
+                self._wire.close()
         except OSError as error:
             ours.close()
             self._lose(Loss.LOAD, f"its connection could not be made: {error}")
         self._starting = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        if self._over:  # it was killed while it was being started
-            transport.abort()
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+    def room(self) -> memoryview:
         return self._frames.room()
 
-    def buffer_updated(self, nbytes: int) -> None:
+    def filled(self, count: int) -> None:
         try:
-            self._frames.filled(nbytes)
+            self._frames.filled(count)
         except (LostPlace, ValueError, msgspec.DecodeError) as error:
             self._lose(self._loss, f"it does not speak the worker protocol: {error}")
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self._transport = None
+    def hung_up(self) -> None:
+        self._wire = None
         if self._stopping and not self.asked:
             self._end()
         elif not self._over and self._child is not None:
@@ -246,10 +242,10 @@ class Worker(asyncio.BufferedProtocol):
             )
             self._refuse(Failed(code="not-supported", detail=detail))
             return
-        assert self._transport is not None
+        assert self._wire is not None
         assert self._child is not None
         load = msgspec.structs.replace(self._load, version=version, isolated=self._child.isolated)
-        self._transport.write(protocol.control(Kind.LOAD, load))
+        self._wire.write(protocol.control(Kind.LOAD, load))
 
     def _refuse(self, failed: Failed) -> None:
         self._close()
@@ -299,8 +295,8 @@ class Worker(asyncio.BufferedProtocol):
         self._forget_timer()
         if self._child is not None:
             self._child.kill()
-        if self._transport is not None:
-            self._transport.abort()
+        if self._wire is not None:
+            self._wire.close()
         if self._output is not None and self._starting is None:
             self._loop.call_later(STOP_S, self._output.close)  # its last words are still in the pipe
 

@@ -1,4 +1,4 @@
-"""The models that are timed: a real one of microseconds, and one that takes an image of 600 kB and tens of milliseconds."""
+"""The models that are timed beside the real one of microseconds: two that take an image of 600 kB and some milliseconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from holdfast_shared.wire.release import Tensor
 SIDE: Final = 224
 IMAGE: Final = Tensor(name="image", datatype="FP32", shape=(-1, 3, SIDE, SIDE))
 SCORES: Final = Tensor(name="scores", datatype="FP32", shape=(-1, 1000))
-_CHANNELS: Final = (3, 32, 64, 128, 256)
+# Weights of 14 MB, as a small classifier of photographs has, and of 3 MB, as the smallest has.
+CLASSIFIER: Final = (3, 32, 96, 256, 960)
+SMALLEST: Final = (3, 32, 64, 128, 256)
 
 
 def image() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -21,17 +23,17 @@ def image() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.random.default_rng(7).random((1, 3, SIDE, SIDE), dtype=np.float32)
 
 
-def convolutions() -> bytes:
-    """Four strided convolutions, a mean and a matrix, with weights from a fixed seed: about the work of a small classifier."""
+def convolutions(channels: tuple[int, ...]) -> bytes:
+    """Strided convolutions from as many channels to as many, a mean and a matrix, with weights from a fixed seed."""
     random = np.random.default_rng(11)
     nodes, constants, last = [], [], "image"
-    for index, (into, out) in enumerate(itertools.pairwise(_CHANNELS)):
+    for index, (into, out) in enumerate(itertools.pairwise(channels)):
         weights = (random.standard_normal((out, into, 3, 3)) * np.sqrt(2 / (into * 9))).astype(np.float32)
         constants.append(numpy_helper.from_array(weights, f"w{index}"))
         nodes.append(helper.make_node("Conv", [last, f"w{index}"], [f"c{index}"], strides=[2, 2], pads=[1, 1, 1, 1]))
         nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
         last = f"r{index}"
-    matrix = (random.standard_normal((_CHANNELS[-1], 1000)) * 0.05).astype(np.float32)
+    matrix = (random.standard_normal((channels[-1], 1000)) * 0.05).astype(np.float32)
     constants.append(numpy_helper.from_array(matrix, "m"))
     nodes.append(helper.make_node("GlobalAveragePool", [last], ["mean"]))
     nodes.append(helper.make_node("Flatten", ["mean"], ["flat"]))

@@ -69,30 +69,37 @@ def small(folder: Path, size: Size, told: Told) -> Iterator[Row]:
 
 def large(folder: Path, size: Size, told: Told) -> Iterator[Row]:
     """A tensor of 600 kB and a model of some milliseconds, against the same session called in process."""
-    model, picture = models.convolutions(), models.image()
+    for channels, target in ((models.CLASSIFIER, 1.1), (models.SMALLEST, None)):
+        model = models.convolutions(channels)
+        weights = f"a model of {len(model) / 1e6:.0f} MB"
+        told(f"600 kB tensor, binary, {weights}")
+        mine, raw, ratio = _beside_raw(folder, model, max(10, size.requests // 20), size.rounds)
+        yield Row(
+            what=f"a 600 kB tensor, binary, {weights}, p50",
+            ours=_times(mine),
+            peer=f"the same session in process: {_times(raw)}",
+            ratio=ratio,
+            target=target,
+        )
+
+
+def _beside_raw(folder: Path, model: bytes, few: int, rounds: int) -> Found:
+    picture = models.image()
     session = OnnxRuntime().load(model, threads=1)
     message = questions.binary(OURS, "image", picture, "scores")
     scores = session.run({"image": picture}, ("scores",))["scores"]
     golden = [{"inputs": [tensor("image", picture)], "outputs": [tensor("scores", scores)]}]
-    told("600 kB tensor, binary")
     with (
         serving(folder, model, inputs=(models.IMAGE,), outputs=(models.SCORES,), golden=golden) as ours,
         Connection(ours) as connection,
     ):
-        few = max(10, size.requests // 20)
         connection.latencies(message, few)
         mine, raw, ratios = [], [], []
-        for _ in range(size.rounds):
+        for _ in range(rounds):
             mine.append(connection.latencies(message, few))
             raw.append(_timed(lambda: session.run({"image": picture}, ("scores",)), few))
             ratios.append(np.median(mine[-1]) / np.median(raw[-1]))
-    yield Row(
-        what="a 600 kB tensor, binary, p50",
-        ours=_times(np.concatenate(mine)),
-        peer=f"the same session in process: {_times(np.concatenate(raw))}",
-        ratio=float(np.median(ratios)),
-        target=1.1,
-    )
+    return Found(np.concatenate(mine), np.concatenate(raw), float(np.median(ratios)))
 
 
 def alternate(ours: tuple[str, int], peer: tuple[str, int], message: bytes, size: Size) -> Found:

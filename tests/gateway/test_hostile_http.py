@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_gateway import http_connection
+from holdfast_gateway import http_connection, http_service
 from holdfast_gateway.slot import WAITING_MAX
 from holdfast_gateway.worker import ASKED_MAX
 from support.gateway_bench import DEADLINE_S, GatewayBench, Load, installed, running_gateway
@@ -165,6 +165,66 @@ def test_100_continue_and_chunks(served: GatewayBench) -> None:
 def test_a_body_that_comes_byte_by_byte_is_served(served: GatewayBench) -> None:
     raw = infer(b'{"id": "slow"}', "Connection: close")
     assert b'"id": "slow"' in exchange(served, *[raw[at : at + 1] for at in range(len(raw))], end=False)
+
+
+def large(name: str) -> bytes:
+    """Longer than one read, and no JSON if a byte of it were lost, doubled or out of place."""
+    numbers = ",".join(map(str, range(15_000)))
+    return f'{{"padding": [{numbers}], "id": "{name}"}}'.encode()
+
+
+@pytest.mark.parametrize("piece", [1 << 20, 65_536, 30_001, 977])
+def test_a_large_body_is_served_between_small_ones(served: GatewayBench, piece: int) -> None:
+    """However it is cut into pieces, and whatever comes in the same piece before its head and after its end."""
+    names = ["a", "large-1", "b", "c", "large-2", "large-3", "d"]
+    bodies = [large(name) if name.startswith("large") else f'{{"id": "{name}"}}'.encode() for name in names]
+    assert 65_536 < len(bodies[1]) < BODY_BYTES_MAX
+    last = b"GET /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
+    raw = b"".join(map(infer, bodies)) + last
+    answer = exchange(served, *[raw[at : at + piece] for at in range(0, len(raw), piece)], end=False)
+    assert statuses(answer) == [200] * 8
+    assert re.findall(rb'"id": "([^"]*)"', answer) == [name.encode() for name in names]
+
+
+def test_a_large_body_may_be_waited_for_or_come_in_chunks(served: GatewayBench) -> None:
+    body = large("waited for")
+    with socket.create_connection(served.address, timeout=DEADLINE_S) as peer:
+        peer.sendall(infer(b"", "Expect: 100-continue", length=len(body)))
+        assert peer.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        peer.sendall(body)
+        chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        peer.sendall(infer(b"", "Transfer-Encoding: chunked", "Connection: close") + chunk)
+        assert statuses(read_all(peer)) == [200, 200]
+
+
+def test_a_large_body_that_ends_early_is_told_so_and_holds_nothing(served: GatewayBench) -> None:
+    """More of them than may be held at once."""
+    body = large("never whole")
+    for end in (100, 65_536, len(body) - 1):
+        for _ in range(5):
+            assert statuses(exchange(served, infer(body[:end], length=len(body)))) == [400]
+    assert statuses(exchange(served, infer(body, "Connection: close"))) == [200]
+
+
+def test_more_announced_than_may_be_held_is_refused_before_it_is_read(served: GatewayBench) -> None:
+    head = infer(b"", length=BODY_BYTES_MAX)
+    peers = [
+        socket.create_connection(served.address, timeout=DEADLINE_S) for _ in range(http_service.BODIES_HELD_MAX + 1)
+    ]
+    try:
+        for peer in peers[:-1]:
+            peer.sendall(head + b"{")
+        held = iter(peers[:-1])
+        due = time.monotonic() + DEADLINE_S
+        while statuses(exchange(served, infer(b"{}", "Connection: close"))) != [429]:  # the last may not be read yet
+            assert time.monotonic() < due
+        next(held).close()
+        peers[-1].sendall(infer(b"{}", "Connection: close"))
+        while statuses(exchange(served, infer(b"{}", "Connection: close"))) != [200]:
+            assert time.monotonic() < due
+    finally:
+        for peer in peers:
+            peer.close()
 
 
 def test_head_has_no_body(served: GatewayBench) -> None:
