@@ -276,7 +276,7 @@ def test_a_damaged_record_serves_nothing_until_an_agent_says_what(tmp_path: Path
         bench.stop()
         write_record(bench.folder, digits=PipelineRecord(current=target))
         for half in bench.folder.root.glob("record.*"):
-            half.write_bytes(half.read_bytes()[:-3])
+            half.write_bytes(half.read_bytes()[:80])
         bench.start()
         with bench.http() as http:
             status, answer = http.get("/v2/health/ready")
