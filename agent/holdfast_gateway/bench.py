@@ -13,10 +13,12 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_gateway import manifest
 from holdfast_gateway.confinement import Confinement
 from holdfast_gateway.worker import Worker
+from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.environment import Settings
 from holdfast_worker.isolation import launch
+from holdfast_worker.protocol import Load
 
 # Isolated: nothing around an environment, neither variables nor the current folder, adds to what it runs. And what was built is
 # not written to: a file that nobody listed is damage.
@@ -35,6 +37,23 @@ class Bench:
     accelerators: tuple[str, ...] = ()
     delegates: Mapping[str, str] = field(default_factory=dict)
     workers: set[Worker] = field(default_factory=set)
+
+    def load_of(self, pipeline: str, target: Target, settings: Settings) -> Load:
+        """What a worker of that target is told, whatever it is for."""
+        return Load(
+            pipeline=pipeline,
+            release=target.release.digest,
+            environment=target.environment,
+            manifests=str(self.folder.manifests),
+            blobs=str(self.folder.blobs),
+            isolation_off=self.confinement.off,
+            tasks_max=self.confinement.tasks_max,
+            threads=settings.threads,
+            unreadable=True,
+            accelerators=self.accelerators,
+            delegates=dict(self.delegates),
+            nice=self.confinement.nice,
+        )
 
     def start(self, worker: Worker, environment: str, settings: Settings) -> None:
         """Start its process in that environment, and know it until nothing is left of it."""

@@ -68,7 +68,7 @@ class ComparingWorker(Worker):
         if frame[LENGTH.size] != Kind.COMPARED or not self.asked:
             super()._received(frame)
             return
-        told = msgspec.json.decode(frame[LENGTH.size + 1 :], type=Compared)
+        told = protocol.decode_compared(frame)
         if told.id != self._next_id:
             raise LostPlace(f"comparison {told.id} where {self._next_id} is due")
         self._next_id += 1

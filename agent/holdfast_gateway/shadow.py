@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from holdfast_gateway import manifest, standby
 from holdfast_gateway.bench import Bench
 from holdfast_gateway.comparing_worker import ComparingWorker
@@ -19,6 +21,7 @@ from holdfast_gateway.counts import Counts
 from holdfast_gateway.frames import LostPlace
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import Loss, Losses
+from holdfast_gateway.manifest import Facts
 from holdfast_gateway.shadow_queue import QUEUED_BYTES_MAX, Shadowed, ShadowQueue
 from holdfast_gateway.slot import DETAIL_CHARACTERS_MAX
 from holdfast_gateway.standby import Memory
@@ -26,7 +29,8 @@ from holdfast_gateway.worker import Lost
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
 from holdfast_shared.failure_codes import FailureCode
-from holdfast_worker.protocol import Answer, Compared, Failed, Load, Ready
+from holdfast_shared.wire.environment import Settings
+from holdfast_worker.protocol import Answer, Compared, Failed, Ready
 
 log = logging.getLogger(__name__)
 
@@ -168,38 +172,36 @@ class Shadow:
     # -- its life
 
     def _start_if_it_fits(self, memory: Memory) -> None:
-        try:
-            facts = manifest.read(
-                self._bench.folder.manifest(self.target.release.digest), self.target.release.digest, self.name
-            )
-        except Damaged as error:
-            self._fail(FailureCode.DAMAGED_BLOB, error.message)
+        found = self._prepared()
+        if found is None:
             return
-        if standby.is_shadowed(memory, standby.needed_bytes(facts.file_bytes)):
+        if standby.is_shadowed(memory, standby.needed_bytes(found[0].file_bytes)):
             self.detail = ""
             self._start()
         elif self.detail != NO_ROOM:
             self.detail = NO_ROOM
             self._changed()
 
-    def _start(self) -> None:
-        self._forget_timer()
+    def _prepared(self) -> tuple[Facts, Settings] | None:
+        """What its start takes; None: it has failed."""
         release = self.target.release.digest
         try:
             facts = manifest.read(self._bench.folder.manifest(release), release, self.name)
-            settings = self._bench.settings_of(self.target.environment)
+            return facts, self._bench.settings_of(self.target.environment)
         except Damaged as error:
             self._fail(FailureCode.DAMAGED_BLOB, error.message)
+        except OSError as error:  # too many open files, a disk that stutters: no word about the bytes
+            self._fail(FailureCode.UNREADABLE, f"its manifest cannot be read: {error}")
+        return None
+
+    def _start(self) -> None:
+        self._forget_timer()
+        found = self._prepared()
+        if found is None:
             return
-        load = Load(
-            pipeline=self.name,
-            release=release,
-            environment=self.target.environment,
-            manifests=str(self._bench.folder.manifests),
-            blobs=str(self._bench.folder.blobs),
-            isolation_off=self._bench.confinement.off,
-            tasks_max=self._bench.confinement.tasks_max,
-            threads=settings.threads,
+        facts, settings = found
+        load = msgspec.structs.replace(
+            self._bench.load_of(self.name, self.target, settings),
             nice=max(NICE, self._bench.confinement.nice),
             shadows=True,
         )

@@ -11,6 +11,8 @@ from collections import deque
 from http import HTTPStatus
 from typing import Final, Protocol
 
+import msgspec
+
 from holdfast_gateway import manifest, standby, suspicion
 from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import SlotState, SlotStatus
@@ -24,7 +26,7 @@ from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
 from holdfast_shared.failure_codes import FailureCode, condemns
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
-from holdfast_worker.protocol import Answer, Failed, Load, Ready
+from holdfast_worker.protocol import Answer, Failed, Ready
 
 log = logging.getLogger(__name__)
 
@@ -105,21 +107,7 @@ class Slot:
             return
         if self.loads == 0:
             self.counts.look_back(facts.window_s)
-        load = Load(
-            pipeline=self.name,
-            release=self.target.release.digest,
-            environment=self.target.environment,
-            manifests=str(self._bench.folder.manifests),
-            blobs=str(self._bench.folder.blobs),
-            isolation_off=self._bench.confinement.off,
-            tasks_max=self._bench.confinement.tasks_max,
-            threads=settings.threads,
-            measures=True,
-            unreadable=True,
-            accelerators=self._bench.accelerators,
-            delegates=dict(self._bench.delegates),
-            nice=self._bench.confinement.nice,
-        )
+        load = msgspec.structs.replace(self._bench.load_of(self.name, self.target, settings), measures=True)
         self._worker = Worker(f"worker {self}", load, facts.limits, self)
         self._losses.started(self._loop.time())
         self.loads += 1

@@ -91,9 +91,10 @@ class Writer:
 
     def _as_before(self, request: Request, outputs: Mapping[str, Array]) -> Response | None:
         """All raw, and the header that such an answer had before; None when it is another answer."""
-        if len(outputs) < len(request.outputs):
+        try:
+            arrays = [outputs[name] for name, _ in request.outputs]
+        except KeyError:  # one is missing: a null, which the header does not name
             return None
-        arrays = [outputs[name] for name, _ in request.outputs]
         header = self._headers.get(_kind(request, arrays))
         if header is None:
             return None

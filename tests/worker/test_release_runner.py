@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.wire.release import Datatype, Tensor
 from holdfast_worker import release_runner
-from holdfast_worker.inference_request import FORMS_MAX
+from holdfast_worker.inference_request import FORMS_MAX, Request
+from holdfast_worker.inference_response import Writer
 from holdfast_worker.nulls import null_in
 from holdfast_worker.protocol import NO_HEADER, Outcome
 from holdfast_worker.release_runner import Reply, Runner
@@ -185,6 +186,15 @@ def test_outputs_that_change_their_shape_are_described_anew(state: StateFolder) 
             (output,) = body_of(reply)["outputs"]
             assert output["shape"] == [rows, 10]
             assert output["parameters"]["binary_data_size"] == len(reply.body) - reply.header_length == rows * 40
+
+
+def test_the_only_output_that_was_asked_for_may_be_missing_in_a_form_that_came_before() -> None:
+    """A function may leave an output out, which is its null; others are there that nobody asked for."""
+    declared = {name: Tensor(name=name, datatype="FP32", shape=(-1,)) for name in ("label", "score")}
+    writer = Writer(declared, model="m", version="1.0.0")
+    request = Request(None, {}, (("label", True),), remembered=True)
+    (header,) = writer.answered(request, {"score": np.zeros(1, np.float32)}).parts
+    assert json.loads(bytes(header))["outputs"] == []
 
 
 def test_forms_are_remembered_within_a_bound(runner: Runner) -> None:

@@ -1,0 +1,101 @@
+"""What every worker is told, whether it answers or shadows; and a shadow whose manifest the system refuses to read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from holdfast_agent.edge.layout import StateFolder
+from holdfast_gateway import standby
+from holdfast_gateway.bench import Bench
+from holdfast_gateway.counts import Counts
+from holdfast_gateway.inference import Inference
+from holdfast_gateway.shadow import Shadow
+from holdfast_gateway.slot import Slot
+from holdfast_gateway.worker import Lost, Worker
+from holdfast_shared.assign import Target
+from holdfast_shared.wire.environment import Settings
+from holdfast_worker.protocol import Answer, Load
+from support.gateway_bench import PIPELINE, installed
+
+
+class Started(Bench):
+    """Starts no process; keeps who would have been started."""
+
+    def start(self, worker: Worker, environment: str, settings: Settings) -> None:  # noqa: ARG002 - the form of what it replaces
+        self.workers.add(worker)
+
+    @property
+    def told(self) -> Load:
+        """The only worker's."""
+        (worker,) = self.workers
+        return worker._load
+
+
+class Alone:
+    """The pipeline of a slot that nobody asks anything."""
+
+    def changed(self, slot: Slot) -> None: ...
+
+    def answered(self, slot: Slot, inference: Inference, answer: Answer, latency_ms: float) -> None: ...
+
+    def lost(self, slot: Slot, lost: Lost) -> None: ...
+
+    def submit(self, inference: Inference) -> None: ...
+
+    def left(self, slot: Slot) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _memory_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "MEMINFO", tmp_path / "none")
+
+
+def bench_of(root: Path, delegates: Mapping[str, str] | None = None) -> Started:
+    return Started(StateFolder(root), (), accelerators=tuple(delegates or ()), delegates=delegates or {})
+
+
+def slot_of(bench: Bench, target: Target) -> Slot:
+    return Slot(Alone(), PIPELINE, target, Counts(PIPELINE, target, wall_us=0), bench)
+
+
+def shadow_of(bench: Bench, target: Target) -> Shadow:
+    counts = Counts(PIPELINE, target, wall_us=0)
+    return Shadow(PIPELINE, target, counts, bench, changed=lambda: None, left=lambda _: None)
+
+
+def test_a_shadow_computes_on_what_the_device_has_as_a_slot_does(tmp_path: Path) -> None:
+    """And knows the same codes of failure: rot is not told of what could not be read."""
+
+    async def told() -> tuple[Load, Load]:
+        has = {"coral": "/usr/lib/libedgetpu.so.1"}
+        target = installed(StateFolder(tmp_path), "1.0.0")
+        one, other = bench_of(tmp_path, has), bench_of(tmp_path, has)
+        slot_of(one, target).start()
+        shadow_of(other, target).settle(serves=True)
+        return one.told, other.told
+
+    slot, shadow = asyncio.run(told())
+    assert (shadow.accelerators, shadow.delegates) == (("coral",), {"coral": "/usr/lib/libedgetpu.so.1"})
+    differ = {name for name in Load.__struct_fields__ if getattr(slot, name) != getattr(shadow, name)}
+    assert differ == {"nice", "measures", "shadows"}
+
+
+def test_a_shadow_that_cannot_be_read_now_has_failed_and_ends_nothing_else(tmp_path: Path) -> None:
+    """The gateway settles it once a second, on the path of its watchdog: what is raised there would end the gateway."""
+
+    async def settled() -> Shadow:
+        folder = StateFolder(tmp_path)
+        target = installed(folder, "1.0.0")
+        path = folder.manifest(target.release.digest)
+        path.unlink()
+        path.symlink_to(path)  # ELOOP: a refusal of the system, whoever asks
+        shadow = shadow_of(bench_of(tmp_path), target)
+        shadow.settle(serves=True)
+        return shadow
+
+    found = asyncio.run(settled())
+    assert (found.state, found.code) == ("failed", "unreadable")
