@@ -46,7 +46,8 @@ def routes_of(device: Device) -> tuple[Route, ...]:
                     refuge=refuge,
                     testing=testing,
                     shadow=shadow,
-                    requests=pipeline.requests,
+                    # Of a share, the others are `current`'s: while it is condemned, no rule means what was before it for them.
+                    requests=pipeline.requests if refuge is not None and refuge == pipeline.current else None,
                 )
             )
     return tuple(found)

@@ -224,10 +224,10 @@ def test_what_is_committed_is_not_given_a_share_any_more() -> None:
 
 
 def test_a_condemned_release_answers_no_share() -> None:
-    """The candidate answers all that there is, and is not committed for it."""
+    """The candidate answers all that there is, and is not committed for it. What was before stands in, and gets no share."""
     device = on_trial()
     said = device.assigned(some("3"), rule("2"), condemned=[bad("2")])
-    assert routes(said) == ("3", "1", "")
+    assert (routes(said), shared(said)) == (("3", "1", ""), None)
     device.wait(3600)
     assert (device.pipeline.state, device.pipeline.requests) == (State.TRIAL, FIVE)
 
