@@ -27,11 +27,14 @@ class Ledger:
         self._next = 0
 
     def counts_of(self, pipeline: str, target: Target, *, wall_us: int) -> Counts:
-        """Of one slot; a slot that comes back goes on counting where it was."""
+        """Of one slot; a slot that comes back goes on counting where it was, but for the time that it was away."""
         key = (pipeline, target.key)
-        if key not in self._counts:
-            self._counts[key] = Counts(pipeline, target, wall_us=wall_us)
-        return self._counts[key]
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = Counts(pipeline, target, wall_us=wall_us)
+        elif counts.open_is_empty:
+            counts.opened_at_us = max(counts.opened_at_us, wall_us)
+        return counts
 
     def close(self, *, wall_us: int) -> None:
         """Close every window that holds anything, as far as there is room for them."""

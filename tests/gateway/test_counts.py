@@ -206,3 +206,14 @@ def test_memory_counts_when_two_measurements_in_a_row_reached_it() -> None:
     assert slid(30.0) == 0
     assert counts.close(0, wall_us=1).memory_bytes_max == 900
     assert counts.close(1, wall_us=2).memory_bytes_max == 0
+
+
+def test_the_time_that_a_slot_was_away_is_in_no_window_of_its() -> None:
+    """Hours that nobody shadowed would pass a rollout's `hours_min`; rates would seem lower than they were."""
+    ledger = Ledger()
+    ledger.counts_of("p", TARGET, wall_us=0).good(1.0, 1.0)
+    ledger.close(wall_us=10)
+    ledger.counts_of("p", TARGET, wall_us=5_000).good(1.0, 2.0)
+    ledger.counts_of("p", TARGET, wall_us=6_000)  # what is counted already keeps its beginning
+    ledger.close(wall_us=7_000)
+    assert [(one.opened_at, one.closed_at) for one in ledger.closed] == [(0, 10), (5_000, 7_000)]
