@@ -173,7 +173,8 @@ def closed_to_switch(device: Device, decision: Decision, goal: Goal, now: Moment
 def perhaps_on_disk(device: Device, name: str) -> frozenset[str]:
     """What may be fetched next, by key: an agent that was just started does not know what of it is on its disk."""
     decision = decision_of(device, name)
-    return frozenset(one.key for one in (decision.serve, decision.standby, *decision.stage) if one is not None)
+    wanted = (decision.serve, decision.standby, *decision.stage, decision.shadow)
+    return frozenset(one.key for one in wanted if one is not None)
 
 
 def windows_matter(device: Device, name: str) -> bool:

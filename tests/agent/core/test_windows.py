@@ -258,6 +258,15 @@ def test_what_was_staged_before_a_restart_needs_no_download_window_when_it_verif
     assert device.pipeline.state == "trial"
 
 
+def test_what_is_to_shadow_is_looked_for_on_the_disk_as_well() -> None:
+    device = device_at("2026-11-26T21:30:00", download=(NIGHT,))
+    device.serve("1")
+    device.assigned(rule("2", "shadow"), rule("1"))
+    device.fetched("2")
+    device.set_clock("2026-11-27T08:00:00")
+    assert fetches(device.start(release("1"))) == ["look 2"]
+
+
 def test_what_is_not_all_here_is_looked_for_once_and_waits_for_its_window() -> None:
     """It has not failed, and nothing is told."""
     device = staged_between_its_windows()
