@@ -30,6 +30,7 @@ class Loss(StrEnum):
     HANG = FailureCode.HANG_LOOP
     LOAD = FailureCode.LOAD_FAILED
     LATE = FailureCode.LOAD_DEADLINE
+    UNSTARTED = FailureCode.UNREADABLE  # the system gave it no process or no socket, which no release is to blame for
 
 
 class Losses:

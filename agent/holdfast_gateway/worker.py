@@ -110,13 +110,17 @@ class Worker:
 
         It is ready, or has failed, within the release's load deadline.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._loop.call_soon(self._lose, Loss.UNSTARTED, f"its process could not be started: {error}")
+            return
         ours.setblocking(False)
         try:
             self._child = Child(command, theirs, confinement, self._limits.memory_bytes_max, variables)
         except OSError as error:
             ours.close()
-            self._loop.call_soon(self._lose, Loss.LOAD, f"its process could not be started: {error}")
+            self._loop.call_soon(self._lose, Loss.UNSTARTED, f"its process could not be started: {error}")
             return
         finally:
             theirs.close()
@@ -177,7 +181,7 @@ class Worker:
                 self._wire.close()
         except OSError as error:
             ours.close()
-            self._lose(Loss.LOAD, f"its connection could not be made: {error}")
+            self._lose(Loss.UNSTARTED, f"its connection could not be made: {error}")
         self._starting = None
 
     def room(self) -> memoryview:

@@ -222,7 +222,7 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "clear away what the detail names, or leave this device out of the rollout's segment",
     ),
     _C.UNREADABLE: Meaning(
-        "the disk, or the system around it, refused again and again to have a slot's bytes read; they may well be whole",
+        "the system refused again and again to have a slot's bytes read, or its worker started; the bytes may well be whole",
         Actor.SITE,
         "read the detail and the kernel's log: holdfast-agent verify; replace a disk that fails",
     ),

@@ -1,9 +1,12 @@
-"""What every worker is told, whether it answers or shadows; and a shadow whose manifest the system refuses to read."""
+"""What every worker is told, whether it answers or shadows; and what becomes of both where the system refuses something."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import errno
+import socket
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,15 @@ from holdfast_gateway import standby
 from holdfast_gateway.bench import Bench
 from holdfast_gateway.counts import Counts
 from holdfast_gateway.inference import Inference
+from holdfast_gateway.losses import LOSSES_MAX
 from holdfast_gateway.shadow import Shadow
 from holdfast_gateway.slot import Slot
 from holdfast_gateway.worker import Lost, Worker
 from holdfast_shared.assign import Target
+from holdfast_shared.failure_codes import condemns
 from holdfast_shared.wire.environment import Settings
 from holdfast_worker.protocol import Answer, Load
-from support.gateway_bench import PIPELINE, installed
+from support.gateway_bench import DEADLINE_S, PIPELINE, installed
 
 
 class Started(Bench):
@@ -99,3 +104,31 @@ def test_a_shadow_that_cannot_be_read_now_has_failed_and_ends_nothing_else(tmp_p
 
     found = asyncio.run(settled())
     assert (found.state, found.code) == ("failed", "unreadable")
+
+
+def no_socket(*_: object) -> tuple[socket.socket, socket.socket]:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize(
+    ("command", "refuses"), [((sys.executable,), True), (("/none/such",), False)], ids=["no socket", "no process"]
+)
+def test_a_system_that_starts_no_worker_condemns_no_release(
+    command: Sequence[str], refuses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried a few times, as a lost worker is, and then told as what the system refused."""
+
+    async def given_up() -> Slot:
+        folder = StateFolder(tmp_path)
+        slot = slot_of(Bench(folder, command), installed(folder, "1.0.0"))
+        if refuses:
+            monkeypatch.setattr(socket, "socketpair", no_socket)
+        slot.start()
+        async with asyncio.timeout(DEADLINE_S):
+            while slot.state != "failed":  # noqa: ASYNC110 - a slot has no event for a test to wait on
+                await asyncio.sleep(0.01)
+        return slot
+
+    found = asyncio.run(given_up())
+    assert (found.code, found.loads, condemns(found.code)) == ("unreadable", LOSSES_MAX, False)
+    assert "could not be started" in found.detail
