@@ -230,14 +230,26 @@ class DoubledFile:
         good, _ = self._halves_read()
         newest = max((found for found, _ in good if self._half(found) not in self._failed), default=0)
         if newest and self._half(newest) not in self._durable:
-            _sync(self._half(newest))
-            sync_folder(self._half(newest).parent)
-            self._durable.add(self._half(newest))
+            self._make_durable(self._half(newest), spare=len(good) > 1)
         counter = newest + 1
         header = _HEADER.pack(_MAGIC, counter, len(body), _checksum(counter, body))
         data = header + body
         self._write_half(self._half(counter), data + bytes(-len(data) % _HALF_BYTES))
         return counter
+
+    def _make_durable(self, half: Path, *, spare: bool) -> None:
+        """A sync that is refused is not asked again: the kernel tells it once, and calls the lost bytes clean from then on.
+
+        With a good half to `spare` this one is written over, and the other, which its writer saw durable, stays.
+        """
+        try:
+            _sync(half)
+            sync_folder(half.parent)
+        except OSError:
+            if spare:
+                self._failed.add(half)
+            raise
+        self._durable.add(half)
 
     def _half(self, counter: int) -> Path:
         return self._halves[counter % 2]
@@ -299,18 +311,27 @@ def _checksum(counter: int, body: bytes) -> bytes:
 
 
 def _overwrite(path: Path, data: bytes) -> None:
-    """Write over the beginning of a file that is there. A power cut may tear it; an error empties it, if that can be done."""
+    """Write over the beginning of a file that is there. A power cut may tear it; an error voids it, if that can be done."""
     descriptor = calls.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         try:
             _write(descriptor, data)
             calls.fsync(descriptor)
         except OSError:
-            with contextlib.suppress(OSError):
-                calls.ftruncate(descriptor, 0)
+            _void(descriptor)
             raise
     finally:
         calls.close(descriptor)
+
+
+def _void(descriptor: int) -> None:
+    """Nothing is to be read of it. It keeps its room: on a full disk, what is given back is somebody else's at once."""
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        _write(descriptor, bytes(_HEADER.size))
+    except OSError:
+        with contextlib.suppress(OSError):
+            calls.ftruncate(descriptor, 0)
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -159,6 +159,80 @@ def test_what_could_not_be_synced_is_not_read(tmp_path: Path, refusing: Refusing
     assert DoubledFile(tmp_path / "record").read() == (3, b"three")
 
 
+class FullDisk(Refusing):
+    """A disk without a free block: what a file has it may keep, and what it gives back is somebody else's."""
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        left = os.fstat(descriptor).st_size - os.lseek(descriptor, 0, os.SEEK_CUR)
+        if left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(descriptor, data[:left])
+
+
+def test_a_body_that_a_full_disk_cannot_hold_keeps_nobody_from_saving_a_smaller_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a record that grew in vain would keep the device from falling back."""
+    doubled = DoubledFile(tmp_path / "record")
+    for body in (b"one", b"two"):
+        doubled.write(body)
+    monkeypatch.setattr(durable, "calls", FullDisk())
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        doubled.write(b"large" * 2000)
+    assert DoubledFile(tmp_path / "record").read() == (2, b"two")
+    for number in range(3, 7):
+        assert doubled.write(b"small") == number
+        assert DoubledFile(tmp_path / "record").read() == (number, b"small")
+
+
+def test_what_could_not_be_synced_is_not_read_where_a_file_cannot_be_cut_short(
+    tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, f"{descriptor} {length}")
+
+    doubled = DoubledFile(tmp_path / "record")
+    doubled.write(b"one")
+    doubled.write(b"two")
+    monkeypatch.setattr(refusing, "ftruncate", cannot, raising=False)
+    refusing.refuses = True
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        doubled.write(b"refused")
+    assert DoubledFile(tmp_path / "record").read() == (2, b"two")
+
+
+def test_a_newest_half_whose_sync_was_refused_once_is_never_relied_on(tmp_path: Path, refusing: Refusing) -> None:
+    """The kernel tells a lost page once; asked again it says that all is well. The other half is what the disk has."""
+    for body in (b"older", b"a killed writer's"):
+        DoubledFile(tmp_path / "record").write(body)
+    older = tmp_path / "record.b"  # the first
+    kept = older.read_bytes()
+    doubled = DoubledFile(tmp_path / "record")
+    refusing.refuses = True
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        doubled.write(b"next")
+    refusing.refuses = False
+    assert doubled.write(b"next") == 2
+    assert older.read_bytes() == kept
+    assert DoubledFile(tmp_path / "record").read() == (2, b"next")
+
+
+def test_the_only_good_half_is_never_written_over(tmp_path: Path, refusing: Refusing) -> None:
+    doubled = DoubledFile(tmp_path / "record")
+    doubled.write(b"one")
+    doubled.write(b"two")
+    (tmp_path / "record.b").write_bytes(b"damaged")  # the first
+    doubled = DoubledFile(tmp_path / "record")
+    kept = (tmp_path / "record.a").read_bytes()
+    refusing.refuses = True
+    for _ in range(2):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            doubled.write(b"next")
+    refusing.refuses = False
+    assert doubled.write(b"next") == 3
+    assert (tmp_path / "record.a").read_bytes() == kept
+
+
 def test_a_write_after_damage_heals(tmp_path: Path) -> None:
     doubled = DoubledFile(tmp_path / "record")
     doubled.write(b"older")
