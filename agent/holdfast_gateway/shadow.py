@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast_gateway import manifest, standby
+from holdfast_gateway import manifest, standby, suspicion
 from holdfast_gateway.bench import Bench
 from holdfast_gateway.comparing_worker import ComparingWorker
 from holdfast_gateway.control import Shadowing, SlotState, SlotStatus
@@ -25,10 +25,12 @@ from holdfast_gateway.manifest import Facts
 from holdfast_gateway.shadow_queue import QUEUED_BYTES_MAX, Shadowed, ShadowQueue
 from holdfast_gateway.slot import DETAIL_CHARACTERS_MAX
 from holdfast_gateway.standby import Memory
+from holdfast_gateway.suspicion import Finding
 from holdfast_gateway.worker import Lost
 from holdfast_shared.assign import Target
 from holdfast_shared.errors import Damaged
-from holdfast_shared.failure_codes import FailureCode
+from holdfast_shared.failure_codes import FailureCode, condemns
+from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
 from holdfast_shared.wire.environment import Settings
 from holdfast_worker.protocol import Answer, Compared, Failed, Ready
 
@@ -66,6 +68,7 @@ class Shadow:
         self._worker: ComparingWorker | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
+        self._suspect = False  # it failed, and its environment is read before that is told
 
     def __str__(self) -> str:
         return f"{self.name} {self.target.release.version} (shadow)"
@@ -76,7 +79,8 @@ class Shadow:
         """Once a second, and when what serves is another: started or let go, as memory comes and goes."""
         self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self.memory_bytes())
         memory = Memory.now()
-        if self.state == "stopped" and self._worker is None and serves and not self._retired:
+        idle = self.state == "stopped" and self._worker is None and not self._suspect
+        if idle and serves and not self._retired:
             self._start_if_it_fits(memory)
         elif self.state in ("loading", "ready") and standby.lets_shadow_go(memory):
             self._rest()
@@ -84,7 +88,7 @@ class Shadow:
     def offer(self, asked: Inference, answer: Answer) -> None:
         """A request that the serving slot has answered: its answer has left, and nothing waits for what happens here."""
         size = len(asked.body) + len(answer.body)
-        if self.state not in ("loading", "ready") or size > QUEUED_BYTES_MAX:
+        if self.state not in ("loading", "ready") or self._suspect or size > QUEUED_BYTES_MAX:
             self.counts.shadow.dropped()
             return
         one = Shadowed(asked, bytes(answer.body), answer.header_length, answer.compute_us)
@@ -151,7 +155,7 @@ class Shadow:
         self._worker = None
         if self._retired:
             self._left(self)
-        elif self.state == "loading":
+        elif self.state == "loading" and not self._suspect:
             self._fail(failed.code, failed.detail)
 
     def lost(self, lost: Lost) -> None:
@@ -161,7 +165,7 @@ class Shadow:
         self.counts.shadow.dropped(len(lost.behind))
         if self._retired:
             self._left(self)
-        elif self.state in ("loading", "ready"):
+        elif self.state in ("loading", "ready") and not self._suspect:
             self._charge(lost)
 
     def ended(self) -> None:
@@ -238,6 +242,23 @@ class Shadow:
         self._end_worker()
 
     def _fail(self, code: str, detail: str) -> None:
+        """It has failed for good. What would condemn it is told once its environment, if it has one of its own, proved whole."""
+        if self.target.environment == SYSTEM_ENVIRONMENT or not condemns(code):
+            self._fail_now(code, detail)
+            return
+        log.warning("%s: its environment is verified before this is held against it: %s: %s", self, code, detail)
+        self._suspect = True
+        self._become("loading")
+        self._end_worker()
+
+        def told(found: Finding) -> None:
+            self._suspect = False
+            if not self._retired and self.state == "loading":  # else it was let go meanwhile, and is started anew
+                self._fail_now(found.code or code, found.detail or detail)
+
+        suspicion.verify(self._bench.folder.environment(self.target.environment), told)
+
+    def _fail_now(self, code: str, detail: str) -> None:
         self.code, self.detail = code, detail[:DETAIL_CHARACTERS_MAX]
         log.error("%s has failed: %s: %s", self, code, self.detail)
         self._become("failed")

@@ -14,7 +14,7 @@ from holdfast_agent.edge import blobs, environments
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.fetch import building
 from holdfast_agent.fetch.patience import Deadline
-from holdfast_gateway.control import RetryLoad, SlotStatus, Status
+from holdfast_gateway.control import FromGateway, RetryLoad, Route, SlotStatus, Status
 from holdfast_gateway.main import WORKER
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.environment import Settings
@@ -185,6 +185,16 @@ def test_an_environment_that_rotted_is_damage_and_not_the_releases_failure(bench
     assert failed.code == "damaged-blob"
     assert f"{rotten.name} is not what was built" in failed.detail
     assert ask(bench)[0] == 200
+    agent.route(Route(pipeline=PIPELINE, serving=Target(release=target.release), shadow=target))
+
+    def as_a_shadow(message: FromGateway) -> SlotStatus | None:
+        shadows = message.shadows if isinstance(message, Status) else ()
+        return next((one for one in shadows if one.state == "failed"), None)
+
+    failed = agent.until(as_a_shadow)
+    assert (failed.target, failed.code) == (target, "damaged-blob")
+    assert f"{rotten.name} is not what was built" in failed.detail
+    agent.serve(target, refuge=Target(release=target.release))
     rotten.write_bytes(whole)
     agent.say(RetryLoad(target=target.key))
     worker_of(agent, target)
