@@ -97,6 +97,7 @@ class Connection(asyncio.BufferedProtocol):
             keep_alive = self._parser.should_keep_alive()
             self._parser = httptools.HttpRequestParser(self)
             self._complete(self._large.content, keep_alive=keep_alive)
+            self._pause_while_one_waits()
 
     def eof_received(self) -> bool:
         """A client may end its side and still wait for its answers."""
@@ -167,6 +168,9 @@ class Connection(asyncio.BufferedProtocol):
             self._dripped += len(data)
             if self._dripped > HEADERS_BYTES_MAX:
                 self._refuse_headers()
+        self._pause_while_one_waits()
+
+    def _pause_while_one_waits(self) -> None:
         if self._queue and self._transport is not None:
             self._transport.pause_reading()
 
@@ -273,6 +277,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         request = Request(self._method, self._path, body, self._header_length, self._wants_binary, keep_alive)
         self._body, self._large = [], None
+        self._continue_due = False  # it did not wait for that
         self._enter(_IDLE)
         self._take(request)
 

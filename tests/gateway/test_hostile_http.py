@@ -197,6 +197,21 @@ def test_a_large_body_may_be_waited_for_or_come_in_chunks(served: GatewayBench) 
         assert statuses(read_all(peer)) == [200, 200]
 
 
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_a_body_that_did_not_wait_is_not_asked_for_once_it_is_answered(served: GatewayBench, size: int) -> None:
+    """Its answer was not the next when its head came: a client would take what comes after its answer for another's."""
+    asked = infer(b'{"do": {"*": "slow:50"}}')
+    body = b'{"id": "second"}'.ljust(size)
+    with socket.create_connection(served.address, timeout=DEADLINE_S) as peer:
+        peer.sendall(asked + infer(body, "Expect: 100-continue"))
+        answer = b""
+        while b'"id": "second"' not in answer:
+            answer += peer.recv(1 << 16)
+        peer.sendall(infer(b'{"id": "third"}', "Connection: close"))
+        answer += read_all(peer)
+    assert statuses(answer) == [200, 200, 200]
+
+
 def test_a_large_body_that_ends_early_is_told_so_and_holds_nothing(served: GatewayBench) -> None:
     """More of them than may be held at once."""
     body = large("never whole")
