@@ -2,7 +2,7 @@
 
 - A file appears whole or not at all: temporary file in the same directory, write, fsync, rename, fsync the directory.
 - A doubled file survives a torn write of either half: two files, each with a checksum and a counter; the higher good one counts.
-  So the lower one is overwritten where it lies, with one fsync, where a new file and its name would take three times as long.
+  So the lower one is overwritten where it lies, with one sync, where a new file and its name would take three times as long.
   The higher one must be durable by then: a writer that was killed may have left one that only looks so.
 - What is read back to be trusted is verified as bytes, and those bytes are used: a path is never verified and opened again.
 - A name that is there may still be lost: whoever made it may have been killed before it was durable. So what is relied on is
@@ -37,6 +37,8 @@ class Calls(Protocol):
     def ftruncate(self, fd: int, length: int) -> None: ...
 
     def fsync(self, fd: int) -> None: ...
+
+    def fdatasync(self, fd: int) -> None: ...
 
     def close(self, fd: int) -> None: ...
 
@@ -316,7 +318,7 @@ def _overwrite(path: Path, data: bytes) -> None:
     try:
         try:
             _write(descriptor, data)
-            calls.fsync(descriptor)
+            calls.fdatasync(descriptor)  # for a time stamp alone fsync would wait for the journal
         except OSError:
             _void(descriptor)
             raise

@@ -122,6 +122,9 @@ class Refusing:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self.synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
 
+    def fdatasync(self, descriptor: int) -> None:
+        self.fsync(descriptor)
+
 
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Refusing:

@@ -139,6 +139,9 @@ class RecordedDisk(Generic[P]):
         path = self.descriptors[fd]
         self._note(Synced(self._files[path]) if (self.root / path).is_file() else SyncedFolder(path))
 
+    def fdatasync(self, fd: int) -> None:
+        self.fsync(fd)
+
     def close(self, fd: int) -> None:
         del self.descriptors[fd]
         os.close(fd)
