@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from holdfast_server.ingest import floors, presence, reading, recording
 from holdfast_server.ingest.quota import PER_MINUTE, Quota
-from holdfast_server.ingest.tally import OVER_QUOTA, Tally
+from holdfast_server.ingest.tally import HINTS_OVER_QUOTA, OVER_QUOTA, Tally
 from holdfast_server.refusals import Limited
 from holdfast_server.rollouts.context import Context
 from holdfast_server.store.database import UNAVAILABLE
@@ -67,9 +67,13 @@ class _Believed(NamedTuple):
 class Intake:
     """`offer` from any thread; `run` on one."""
 
-    def __init__(self, context: Context, tally: Tally | None = None, quota: Quota | None = None) -> None:
+    def __init__(
+        self, context: Context, tally: Tally | None = None, *, quota: Quota | None = None, hints: Quota | None = None
+    ) -> None:
+        """`quota` is of what devices sign; `hints` of presence, which nobody does."""
         self.tally = tally if tally is not None else Tally()
         self._quota = quota if quota is not None else Quota()
+        self._hints = hints if hints is not None else Quota()
         self._context = context
         self._waiting: queue.Queue[Arrived] = queue.Queue(maxsize=QUEUE_MAX)
         self._renew_wanted = False
@@ -146,14 +150,16 @@ class Intake:
     def _believe(self, arrived: Arrived, key: str | None) -> _Believed:
         """Verified, and within the device's quota. Raises HoldfastError."""
         now_s = time.monotonic()
-        if self._quota.used_up(arrived.device, now_s):  # asked first: it is not worth a verification
+        hint = arrived.kind == "presence"
+        quota = self._hints if hint else self._quota
+        if quota.used_up(arrived.device, now_s):  # asked first: it is not worth a verification
             raise Limited(
                 f"it said more than {PER_MINUTE} things a minute after it had used up what it had saved",
-                code=OVER_QUOTA,
-                next_step="look at what makes it report so often",
+                code=HINTS_OVER_QUOTA if hint else OVER_QUOTA,
+                next_step="look at what makes it report so often, or who else may write its presence",
             )
         believed = self._read(arrived, key)
-        self._quota.charge(arrived.device, now_s)
+        quota.charge(arrived.device, now_s)
         return believed
 
     def _read(self, arrived: Arrived, key: str | None) -> _Believed:

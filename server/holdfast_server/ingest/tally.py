@@ -12,6 +12,8 @@ from typing import Final
 LINE_EVERY_S: Final = 10.0
 # The code of what a device said beyond its quota: the only one that is counted by device, which was verified before.
 OVER_QUOTA: Final = "over-quota"
+# Of presence, which nobody signs.
+HINTS_OVER_QUOTA: Final = "presence-over-quota"
 # The devices that are shown, with the most first.
 FLOODING_SHOWN: Final = 5
 

@@ -66,6 +66,17 @@ def test_what_is_not_its_own_uses_up_nobodys_quota(ground: Ground) -> None:
     assert intake.tally.flooding() == {}
 
 
+def test_what_nobody_signed_uses_up_no_quota_of_reports(ground: Ground) -> None:
+    """The broker says who is there, for whoever writes it: it has an account of its own, and is nobody's flood."""
+    one = Reporter("dev-1").enrol(ground.database)
+    intake = Intake(ground, quota=Quota(saved_up_max=3, per_minute=1), hints=Quota(saved_up_max=5, per_minute=1))
+    with Feed(ground, intake) as feed:
+        feed.take(*((one.device, b"online") for _ in range(20)), kind="presence")
+        feed.take(*((one.device, one.signed()) for _ in range(3)))
+    assert intake.tally.counts() == {"reports": 3, "doubled": 0, "dropped presence-over-quota": 15}
+    assert intake.tally.flooding() == {}
+
+
 def test_only_a_few_of_those_that_flood_are_shown() -> None:
     tally = Tally()
     for number in range(20):
