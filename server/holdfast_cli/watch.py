@@ -68,8 +68,9 @@ def _wave(wave: Any, largest: int) -> list[str]:
     for gate in wave.get("gates", []):
         counts = gate.get("devices") or {}
         mark = _VERDICT_MARKS.get(gate["verdict"], "?")
+        bound = f"{gate['metric']} {_bound(gate['metric'])} {gate['threshold']:.10g}"
         lines.append(
-            f"        {mark} {gate['metric']} {_bound(gate['metric'])} {gate['threshold']:g}  {output.state(gate['verdict'])}  "
+            f"        {mark} {bound}  {output.state(gate['verdict'])}  "
             + click.style(
                 ", ".join(f"{counts.get(word, 0)} {word}" for word in ("pass", "fail", "insufficient")), dim=True
             )

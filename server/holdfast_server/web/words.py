@@ -8,12 +8,15 @@ import msgspec
 
 from holdfast_shared import selector, strict_json
 
+_MB: Final = 1_000_000
 _DIGEST_SHOWN: Final = 19  # `sha256:` and twelve digits
 METRICS: Final = {
     "latency_ms_p99": "p99 latency",
     "error_rate": "errors",
     "null_rate": "nulls",
     "accuracy_proxy": "right predictions",
+    "drift": "drift",
+    "memory_bytes": "memory of its worker",
     "agreement": "rows that agree with what serves",
     "device": "devices that left it",
 }
@@ -26,6 +29,10 @@ def threshold(metric: str, value: Any) -> str:
         return ""
     if metric == "latency_ms_p99":
         return f"≤ {value:g} ms"
+    if metric == "drift":  # an index
+        return f"≤ {value:g}"
+    if metric == "memory_bytes":
+        return f"≤ {value / _MB:.1f} MB" if value >= _MB else f"≤ {value:,.0f} bytes"
     return f"{'≥' if metric in _AT_LEAST else '≤'} {100 * value:g} %"
 
 
