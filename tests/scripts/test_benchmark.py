@@ -64,5 +64,5 @@ def test_it_measures_the_shipped_gateway() -> None:
         check=False,
     )
     assert done.returncode in (0, 1), done.stderr  # 1: measured, and a target was missed on this machine
-    assert "| a 600 kB tensor, binary, p50 |" in done.stdout
+    assert "| a 600 kB tensor, binary, a model of 14 MB, p50 |" in done.stdout
     assert "| supervisor start to first good answer, as after a boot |" in done.stdout
