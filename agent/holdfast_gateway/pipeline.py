@@ -94,13 +94,14 @@ class Pipeline:
         if changed:
             self.in_force = wanted.serving is None
             self._quarantine.clear()
-        if self._stopgap is not None and self._stopgap.target.key in named:
+        answering = {one.key for one in (wanted.serving, wanted.refuge) if one is not None}
+        if self._stopgap is not None and self._stopgap.target.key in answering:
             self._stopgap = None
         for key, target in named.items():
             if key not in self.slots:
                 self._slot(target)
-        if active is not None and active.target.key not in named and wanted.serving is not None:
-            self._stopgap = active
+        if active is not None and active.target.key not in answering and wanted.serving is not None:
+            self._stopgap = active  # also what is only tested from now on: it answers until somebody else can
         leaving = [slot for key, slot in self.slots.items() if key not in named and slot is not self._stopgap]
         for slot in leaving:
             del self.slots[slot.target.key]
@@ -385,7 +386,7 @@ class Pipeline:
             self.usable = (stopgap,)
         elif stopgap is not None:
             self._stopgap = None
-            if self.slots.get(stopgap.target.key) is stopgap:
+            if self.slots.get(stopgap.target.key) is stopgap and stopgap.target != self.wanted.testing:
                 del self.slots[stopgap.target.key]
                 self._retire(stopgap)
         if not self.in_force and self.usable and self.usable[0].target == self.wanted.serving:

@@ -98,6 +98,25 @@ def test_the_old_release_serves_until_the_new_one_is_ready(bench: GatewayBench) 
     assert all(state["1.1.0"] == "ready" for state in states)
 
 
+def test_what_served_and_is_only_tested_from_now_on_serves_until_another_is_ready(bench: GatewayBench) -> None:
+    """A rule that served it only stages it now, and what is to serve instead has still to be loaded."""
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0", load="slow:400"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(new))
+    with Load(bench) as load:
+        load.until_answered_by("1.1.0")
+        agent.until_in_force(agent.serve(old, testing=new))
+        load.until_answered_by("1.0.0")
+        begun = [len(own) + 1 for own in load.versions_each]  # one more was under way
+        load.until_answered_by("1.0.0", 50)
+    assert load.failed == []
+    assert {one for own, start in zip(load.versions_each, begun, strict=True) for one in own[start:]} == {"1.0.0"}
+    tested = agent.until_state(new, "ready", since=len(agent.heard) - 1)
+    assert (tested.loads, tested.losses) == (1, 0)
+    agent.until_in_force(agent.serve(old))
+    eventually(lambda: not alive(tested.worker_pid), "its worker is still there")
+
+
 def test_a_release_that_cannot_load_never_comes_into_force(bench: GatewayBench) -> None:
     agent = bench.agent()
     old = installed(bench.folder, "1.0.0")
