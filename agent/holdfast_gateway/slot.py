@@ -340,6 +340,7 @@ class Slot:
     def _fail(self, code: str, detail: str) -> None:
         """It has failed for good. What would condemn it is told once its environment, if it has one of its own, proved whole."""
         self._forget_timer()
+        detail = detail[:DETAIL_CHARACTERS_MAX]
         if self.target.environment == SYSTEM_ENVIRONMENT or not condemns(code):
             self._fail_now(code, detail)
             return
@@ -351,12 +352,12 @@ class Slot:
         def told(found: Finding) -> None:
             self._suspect = False
             if not self._retired:
-                self._fail_now(found.code or code, found.detail or detail)
+                self._fail_now(found.code or code, (found.detail or detail)[:DETAIL_CHARACTERS_MAX])
 
         suspicion.verify(self._bench.folder.environment(self.target.environment), told)
 
     def _fail_now(self, code: str, detail: str) -> None:
-        self.code, self.detail = code, detail[:DETAIL_CHARACTERS_MAX]
+        self.code, self.detail = code, detail
         self.failed_at = self._loop.time()
         log.error("%s has failed: %s: %s", self, code, self.detail)
         self._become("failed")

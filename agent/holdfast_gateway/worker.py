@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, get_args
 
 import msgspec
 
@@ -24,13 +24,17 @@ from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import Loss
 from holdfast_gateway.stream_end import StreamEnd
 from holdfast_gateway.worker_output import WorkerOutput
+from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.wire.release import Limits
 from holdfast_worker import protocol
+from holdfast_worker.failures import LoadCode
 from holdfast_worker.protocol import Answer, Failed, Hello, Kind, Load, Measured, Ready, Stop
 
 log = logging.getLogger(__name__)
 
 _ANSWER: Final = int(Kind.ANSWER)  # on every answer's way: a member of an enum takes long to look up
+_LOAD_CODES: Final = frozenset(get_args(LoadCode))
+_CODE_CHARACTERS_TOLD: Final = 40
 # Asked ahead, so that the next request is there when an answer leaves. More would only be lost along with a crash.
 ASKED_MAX: Final = 4
 # From STOP to its exit; it has nothing left to answer then.
@@ -231,7 +235,7 @@ class Worker:
             case Kind.MEASURED if self._ready:
                 self._measured = msgspec.json.decode(body, type=Measured)
             case Kind.FAILED if not self._ready:
-                self._refuse(msgspec.json.decode(body, type=Failed))
+                self._refuse(_believed(msgspec.json.decode(body, type=Failed)))
             case _:
                 raise LostPlace(f"a frame of kind {kind}, which is not due")
 
@@ -308,3 +312,12 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _believed(failed: Failed) -> Failed:
+    """A worker may be newer, or run a stranger's lines by now: what is no code of a worker's is a load that failed."""
+    if failed.code in _LOAD_CODES:
+        return failed
+    return Failed(
+        code=FailureCode.LOAD_FAILED, detail=f"{failed.detail} (it calls that {failed.code[:_CODE_CHARACTERS_TOLD]!r})"
+    )

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from holdfast_shared.assign import Target
 from holdfast_shared.failure_codes import condemns
 from holdfast_shared.wire.environment import Settings
 from holdfast_worker.protocol import Answer, Load
-from support.gateway_bench import DEADLINE_S, PIPELINE, installed
+from support.gateway_bench import DEADLINE_S, PIPELINE, STAND_IN, installed
 
 
 class Started(Bench):
@@ -119,16 +119,45 @@ def test_a_system_that_starts_no_worker_condemns_no_release(
     """It is tried a few times, as a lost worker is, and then told as what the system refused."""
 
     async def given_up() -> Slot:
-        folder = StateFolder(tmp_path)
-        slot = slot_of(Bench(folder, command), installed(folder, "1.0.0"))
+        slot = slot_of(Bench(folder, command), target)
         if refuses:
             monkeypatch.setattr(socket, "socketpair", no_socket)
-        slot.start()
-        async with asyncio.timeout(DEADLINE_S):
-            while slot.state != "failed":  # noqa: ASYNC110 - a slot has no event for a test to wait on
-                await asyncio.sleep(0.01)
-        return slot
+        return await failed(slot)
 
+    folder = StateFolder(tmp_path)
+    target = installed(folder, "1.0.0")
     found = asyncio.run(given_up())
     assert (found.code, found.loads, condemns(found.code)) == ("unreadable", LOSSES_MAX, False)
     assert "could not be started" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("said", "code"), [("not-supported", "not-supported"), ("local-rollback", "load-failed"), ("x" * 99, "load-failed")]
+)
+def test_a_worker_names_no_failure_but_its_own(said: str, code: str, tmp_path: Path) -> None:
+    """It may run a stranger's lines by then: neither a person's judgement nor a megabyte is its to say."""
+
+    async def given_up() -> Slot:
+        bench = Bench(folder, STAND_IN)
+        slot = await failed(slot_of(bench, target))
+        await true_soon(lambda: all(worker.gone for worker in bench.workers))
+        return slot
+
+    folder = StateFolder(tmp_path)
+    target = installed(folder, "1.0.0", load=f"fail:{said}")
+    found = asyncio.run(given_up())
+    assert found.code == code
+    assert "as it was told" in found.detail
+
+
+async def failed(slot: Slot) -> Slot:
+    """Once it is."""
+    slot.start()
+    await true_soon(lambda: slot.state == "failed")
+    return slot
+
+
+async def true_soon(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not what():  # noqa: ASYNC110 - a slot has no event for a test to wait on
+            await asyncio.sleep(0.01)
