@@ -171,12 +171,18 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     serving_margin: Annotated[tuple[_ScoreBin, ...], _Rows] = ()
 
 
+# A few words of each of a few things: it is a part of every status and report.
+FINGERPRINT_MAX: Final = 32
+_Name = Annotated[str, msgspec.Meta(max_length=64)]
+_Words = Annotated[str, msgspec.Meta(max_length=1024)]
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """`inputs` and `outputs` are the release's tensors; `fingerprint` what the environment measures of itself."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    fingerprint: dict[str, str]
+    fingerprint: Annotated[dict[_Name, _Words], msgspec.Meta(max_length=FINGERPRINT_MAX)]
     load_ms: float
     self_test_cases: int
     isolation: Isolation | None = None  # what it told of; a worker of an older version has no word for it

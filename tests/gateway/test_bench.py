@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast_agent.edge.layout import StateFolder
@@ -23,7 +24,7 @@ from holdfast_gateway.worker import Lost, Worker
 from holdfast_shared.assign import Target
 from holdfast_shared.failure_codes import condemns
 from holdfast_shared.wire.environment import Settings
-from holdfast_worker.protocol import Answer, Load
+from holdfast_worker.protocol import Answer, Load, Ready
 from support.gateway_bench import DEADLINE_S, PIPELINE, STAND_IN, installed
 
 
@@ -148,6 +149,16 @@ def test_a_worker_names_no_failure_but_its_own(said: str, code: str, tmp_path: P
     found = asyncio.run(given_up())
     assert found.code == code
     assert "as it was told" in found.detail
+
+
+@pytest.mark.parametrize(
+    "fingerprint", [{"runtime": "x" * 2_000_000}, {str(n): "" for n in range(1000)}, {"x" * 1000: ""}]
+)
+def test_what_a_worker_says_of_its_environment_fits_in_what_an_agent_reads(fingerprint: dict[str, str]) -> None:
+    """It goes on in every status and report: without a bound, one worker would cut the agent off from all slots."""
+    said = Ready(inputs=(), outputs=(), fingerprint=fingerprint, load_ms=1.0, self_test_cases=1)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(msgspec.json.encode(said), type=Ready)
 
 
 async def failed(slot: Slot) -> Slot:
