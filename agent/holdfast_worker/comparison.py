@@ -105,7 +105,8 @@ class Comparison:
             finally:
                 compute_us = (time.perf_counter_ns() - started) // 1000
             if outcome is Outcome.OK:
-                return self._compared(asked, outputs, compute_us)
+                with np.errstate(over="ignore"):  # what is beyond all numbers belongs to the last bin
+                    return self._compared(asked, outputs, compute_us)
         except InputFault:
             outcome = Outcome.INPUT_FAULT
         except ModelRaised:
@@ -222,4 +223,4 @@ def _margin(scores: Array) -> tuple[int, ...]:
 
 def _bins(values: Array) -> tuple[int, ...]:
     """As `measures` has them."""
-    return tuple(np.clip((values * SCORE_BINS).astype(np.int64), 0, SCORE_BINS - 1).tolist())
+    return tuple(np.clip(values * SCORE_BINS, 0, SCORE_BINS - 1).astype(np.int64).tolist())

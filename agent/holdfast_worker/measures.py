@@ -101,8 +101,8 @@ class Measures:
 
 
 def _score_bin(score: float) -> int:
-    """It is finite: an answer that is not is null, and is not measured."""
-    return min(max(int(score * SCORE_BINS), 0), SCORE_BINS - 1)
+    """Of a good answer, which is finite; a lead in it, or a score times the bins, may be beyond all numbers."""
+    return int(min(max(score * SCORE_BINS, 0), SCORE_BINS - 1))
 
 
 def _read(raw: bytes) -> reference.Reference:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_shared.wire.release import Tensor
 from holdfast_shared.wire.report import LABELS_MAX, SCORE_BINS
 from holdfast_worker import release_runner
+from holdfast_worker.comparison import Comparison
 from holdfast_worker.failures import LoadRefused
 from holdfast_worker.measures import FEW_SCORES
-from holdfast_worker.protocol import NO_HEADER, Measured
+from holdfast_worker.protocol import NO_HEADER, Compare, Measured, Outcome
 from holdfast_worker.release_runner import Runner
 from support import digits_models, installed_release
 
@@ -66,6 +68,40 @@ def test_one_row_is_measured_as_in_a_batch(tmp_path: Path) -> None:
     assert len(images) * 10 > FEW_SCORES
     for name in ("classes", "confidence", "margin"):
         assert getattr(together, name) == tuple(getattr(one, name)[0] for one in alone)
+
+
+@pytest.mark.parametrize("columns", [1, 2, FEW_SCORES + 1])
+def test_scores_as_large_as_numbers_are_belong_to_the_last_bin(tmp_path: Path, columns: int) -> None:
+    """A declared output need not be a probability, and what an application sends may make it large."""
+    state, shape = StateFolder(tmp_path), (-1, -1)
+    case = {"datatype": "FP64", "shape": [1, 1], "data": [1.0]}
+    ref = installed_release.install(
+        state,
+        "digits",
+        "1.0.0",
+        digits_models.echo("FP64", 2),
+        inputs=(Tensor(name="given", datatype="FP64", shape=shape),),
+        outputs=(Tensor(name="answered", datatype="FP64", shape=shape),),
+        golden=[{"inputs": [{"name": "given", **case}], "outputs": [{"name": "answered", **case}]}],
+        scores="answered",
+    )
+    runner = release_runner.load(state.manifests, state.blobs, ref.digest)
+    scores = np.full((1, columns), -1.7e308)
+    scores[0, 0] = 1.7e308
+    given = {"name": "given", "datatype": "FP64", "shape": [1, columns], "data": scores[0].tolist()}
+    body = json.dumps({"inputs": [given]}).encode()
+    reply = runner.answer(body, NO_HEADER, False)
+    assert reply.outcome is Outcome.OK
+    assert reply.measured is not None
+    assert (reply.measured.classes, reply.measured.confidence) == ((0,), (SCORE_BINS - 1,))
+    assert reply.measured.margin == (SCORE_BINS - 1,)
+    answer = Compare(1, NO_HEADER, NO_HEADER, memoryview(body), memoryview(reply.body))
+    compared = Comparison(runner).of(answer)
+    assert (compared.rows, compared.agreed, compared.confidence) == (
+        1,
+        1,
+        (SCORE_BINS - 1,) if columns > 1 else (),
+    )
 
 
 def test_what_is_measured_is_told_before_with_the_publishers_counts(tmp_path: Path) -> None:
