@@ -34,6 +34,8 @@ WRITE_S: Final = 30.0
 # Long: an application that asks now and then should not find its connection closed.
 IDLE_S: Final = 300.0
 LINGER_S: Final = 2.0
+# What an announced body is given at once, of the largest allowed: a megabyte of the usual 64, which most large ones fit.
+_FIRST_OF_LARGEST: Final = 64
 _LENGTH_DIGITS_MAX: Final = 10
 
 
@@ -93,7 +95,10 @@ class Connection(asyncio.BufferedProtocol):
             self._feed(self._service.read_buffer[:nbytes])
             return
         self._large.filled(nbytes)
-        if self._large.whole:  # which the parser was not told
+        if self._large.full:
+            if self._hold(self._large.grows_bytes):
+                self._large.grow()
+        elif self._large.whole:  # which the parser was not told
             keep_alive = self._parser.should_keep_alive()
             self._parser = httptools.HttpRequestParser(self)
             self._complete(self._large.content, keep_alive=keep_alive)
@@ -248,8 +253,9 @@ class Connection(asyncio.BufferedProtocol):
     def _prepare_for_large(self) -> None:
         if self._deaf or self._chunked or self._announced <= BUFFER_BYTES:
             return
-        if self._hold(self._announced):
-            self._large = LargeBody(self._announced)
+        first = max(BUFFER_BYTES, self._service.body_bytes_max // _FIRST_OF_LARGEST)
+        if self._hold(min(self._announced, first)):
+            self._large = LargeBody(self._announced, first)
 
     def on_body(self, part: bytes) -> None:
         if self._deaf:
