@@ -20,7 +20,7 @@ from support.hostile_server import HostileServer
 from support.power_checks import check_survivor
 from support.power_scenarios import SCENARIOS, Scenario
 from support.powered_device import PoweredDevice, Witness
-from support.recorded_disk import Image, Medium, PowerCut, RecordedDisk, fingerprint, lay_out
+from support.recorded_disk import Image, Medium, Named, PowerCut, RecordedDisk, fingerprint, lay_out
 
 pytestmark = pytest.mark.slow
 FULL: Final = os.environ.get("HOLDFAST_POWER_FULL") == "1"
@@ -120,6 +120,29 @@ def test_a_cut_after_the_restart_of_a_killed_agent_is_no_worse(
         PoweredDevice(root, server.url, witness).run(*scenario.phases)
         cutting.at_every_operation(disk, witness, first)
     assert cutting.images > len(indices), "a killed agent leaves more than one state to be cut"
+
+
+def test_what_a_killed_collection_deleted_stays_gone(
+    begun: Callable[[Scenario], Path], server: HostileServer, tmp_path: Path
+) -> None:
+    """Killed after a manifest's name went and before that was durable: what it names must not go first at the restart."""
+    scenario = next(one for one in SCENARIOS if one.name == "update, and garbage collected")
+    root = begun(scenario)
+    witness = Witness.of(root)
+
+    def kill(_: int, __: str) -> None:
+        last = disk.operations[-1] if disk.operations else None
+        if isinstance(last, Named) and last.entries[0][1] is None and "manifests" in last.entries[0][0].parts:
+            raise PowerCut
+
+    durable.calls = disk = RecordedDisk(root, witness.copy, before=kill)
+    with pytest.raises(PowerCut):
+        PoweredDevice(root, server.url, witness).run(*scenario.phases)
+    disk.close_all()
+    first = len(disk.operations)
+    disk.before = lambda _, __: None
+    PoweredDevice(root, server.url, witness).run(*scenario.phases)
+    Cutting(tmp_path, server, scenario).at_every_operation(disk, witness, first)
 
 
 def killed(root: Path, server: HostileServer, scenario: Scenario, at: int, witness: Witness) -> RecordedDisk[Witness]:

@@ -140,14 +140,14 @@ def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
         )  # and choices
         needless = [path for path in _files(folder.blobs) if path.name not in named.blobs]
         needless += [path for path in _files(folder.partial) if not _is_awaited(path, named)]
-        for path in unnamed:
-            durable.remove(path)
         durable.remove_leftovers(folder.environments)
         built = [path for path in _folders(folder.environments) if path.name not in named.manifests]
-        if (needless or built) and folder.manifests.is_dir():
+        if (unnamed or built or needless) and folder.manifests.is_dir():
             durable.sync_folder(
                 folder.manifests
-            )  # one that was killed may have left a manifest that is only nearly gone
+            )  # whoever was killed may have left a manifest that is only nearly gone
+        for path in unnamed:
+            durable.remove(path)
         for path in built:
             durable.remove_folder(path)
         for path in needless:
