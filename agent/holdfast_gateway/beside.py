@@ -21,8 +21,8 @@ class Beside:
         self._leaving: set[Shadow] = set()
         self._name, self._ledger, self._bench, self._changed = name, ledger, bench, changed
 
-    def route(self, wanted: Target | None, *, serves: bool) -> None:
-        """Converge to it. May be repeated."""
+    def route(self, wanted: Target | None, *, serves: bool, starting_bytes: int) -> None:
+        """Converge to it. May be repeated. `starting_bytes` is what slots that are being loaded will take."""
         if self.shadow is not None and self.shadow.target != wanted:
             leaving, self.shadow = self.shadow, None
             self._leaving.add(leaving)
@@ -32,12 +32,14 @@ class Beside:
             self.shadow = Shadow(
                 self._name, wanted, counts, self._bench, changed=self._changed, left=self._leaving.discard
             )
-        self.settle(serves=serves)
-
-    def settle(self, *, serves: bool) -> None:
-        """Once a second, and when it is another: started or let go, as memory comes and goes."""
         if self.shadow is not None:
-            self.shadow.settle(serves=serves)
+            self.shadow.settle(serves=serves, starting_bytes=starting_bytes)
+
+    def tick(self, *, serves: bool, starting_bytes: int) -> None:
+        """Once a second: measured, and started or let go as memory comes and goes."""
+        if self.shadow is not None:
+            self.shadow.measure_memory()
+            self.shadow.settle(serves=serves, starting_bytes=starting_bytes)
 
     def offer(self, asked: Inference, answer: Answer) -> None:
         """What the serving slot has answered; the answer has left already."""

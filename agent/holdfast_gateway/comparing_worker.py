@@ -5,20 +5,17 @@ In all else it is a worker like the others: the same process, confinement, deadl
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
 from holdfast_gateway.frames import LostPlace
+from holdfast_gateway.losses import SHADOW_PATIENCE
 from holdfast_gateway.shadow_queue import Shadowed
 from holdfast_gateway.worker import Owner, Worker
 from holdfast_shared.wire.release import Limits
 from holdfast_worker import protocol
 from holdfast_worker.protocol import COMPARES, LENGTH, Compared, Failed, Hello, Kind, Load
-
-# At the lowest priority, beside what serves, everything takes longer by no fault of the release's: its load and each request
-# have so many times the release's own deadlines. The agent waits as long for its self-test.
-PATIENCE: Final = 4
 
 
 class ComparingOwner(Owner, Protocol):
@@ -65,7 +62,10 @@ class ComparingWorker(Worker):
         self._refuse(Failed(code="not-supported", detail=detail))
 
     def _received(self, frame: memoryview) -> None:
-        if frame[LENGTH.size] != Kind.COMPARED or not self.asked:
+        kind = frame[LENGTH.size]
+        if kind == Kind.ANSWER:  # before the request is taken for settled: it is lost with its worker, and counted so
+            raise LostPlace("an answer where a comparison is due")
+        if kind != Kind.COMPARED or not self.asked:
             super()._received(frame)
             return
         told = protocol.decode_compared(frame)
@@ -79,5 +79,7 @@ class ComparingWorker(Worker):
 
 def _patient(limits: Limits) -> Limits:
     return msgspec.structs.replace(
-        limits, deadline_ms=limits.deadline_ms * PATIENCE, load_deadline_s=limits.load_deadline_s * PATIENCE
+        limits,
+        deadline_ms=limits.deadline_ms * SHADOW_PATIENCE,
+        load_deadline_s=limits.load_deadline_s * SHADOW_PATIENCE,
     )

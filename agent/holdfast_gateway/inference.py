@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -19,6 +20,15 @@ SAID_CHARACTERS_MAX: Final = 500
 
 class _Error(msgspec.Struct, frozen=True):
     error: str
+
+
+class Refused(StrEnum):
+    """Why no worker was asked a request."""
+
+    NO_RELEASE = "no-release"  # nobody could answer
+    OTHER_VERSION = "other-version"  # it named one that does not serve
+    QUEUE_FULL = "queue-full"  # too many wait for a worker that is being started again
+    QUARANTINED = "quarantined"  # the same request killed a worker in both slots
 
 
 class Asker(Protocol):

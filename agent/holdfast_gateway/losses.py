@@ -18,6 +18,9 @@ LOSSES_MAX: Final = 4
 LOSS_WINDOW_S: Final = 60.0
 # Loads that each take their whole deadline never lie within one window; so many in a row, and none was a bad minute.
 LATE_MAX: Final = 4
+# A shadow runs at the lowest priority, beside what serves, and is slower by no fault of its own: it has so many times the
+# release's deadlines. The agent waits as long for its self-test.
+SHADOW_PATIENCE: Final = 4
 # The first restart comes at once; later ones wait 0.1 s, 0.2 s, … for as long as starts lie within the window.
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0

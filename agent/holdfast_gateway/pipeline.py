@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from enum import StrEnum
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -18,7 +17,7 @@ from holdfast_gateway.bench import Bench
 from holdfast_gateway.beside import Beside
 from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Bad
-from holdfast_gateway.inference import Failure, Inference, error_of
+from holdfast_gateway.inference import Failure, Inference, Refused, error_of
 from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.recent_answers import Prediction, RecentAnswers
@@ -36,15 +35,6 @@ _OK: Final = int(HTTPStatus.OK)  # on every answer's way: a member of an enum ta
 HAND_OVERS_MAX: Final = 3
 # When no slot of a pipeline can answer, one that had failed is tried again so often: serving badly beats serving nothing.
 LAST_RESORT_S: Final = 30.0
-
-
-class Refused(StrEnum):
-    """Why no worker was asked a request."""
-
-    NO_RELEASE = "no-release"  # nobody could answer
-    OTHER_VERSION = "other-version"  # it named one that does not serve
-    QUEUE_FULL = "queue-full"  # too many wait for a worker that is being started again
-    QUARANTINED = "quarantined"  # the same request killed a worker in both slots
 
 
 class Listener(Protocol):
@@ -111,7 +101,7 @@ class Pipeline:
         self._settle_who_answers()
         for slot in leaving:
             self._retire(slot)
-        self.beside.route(wanted.shadow, serves=bool(self.usable))
+        self.beside.route(wanted.shadow, serves=bool(self.usable), starting_bytes=self._starting_bytes)
         self._listener.status_changed()
 
     def retire(self) -> None:
@@ -148,8 +138,8 @@ class Pipeline:
         """Once a second: measure, and try again what failed when there is nothing else."""
         for slot in self.slots.values():
             slot.measure_memory()
-        self.beside.settle(serves=bool(self.usable))
-        self._settle_refuge()
+        self._settle_refuge()  # before what only shadows: of room for one, the refuge has it
+        self.beside.tick(serves=bool(self.usable), starting_bytes=self._starting_bytes)
         if self.usable:
             return
         for slot in self._chosen():
@@ -163,11 +153,14 @@ class Pipeline:
             return None
         return self.slots.get(wanted.refuge.key)
 
+    @property
+    def _starting_bytes(self) -> int:
+        """What the slots that are being loaded will take."""
+        return sum(slot.needed_bytes for slot in self.slots.values() if slot.state == "loading")
+
     def _start_or_keep_cold(self, slot: Slot) -> None:
-        starting = sum(other.needed_bytes for other in self.slots.values() if other.state == "loading")
-        if slot is not self._refuge() or standby.is_warm(
-            self._bench.standby, Memory.now(), slot.needed_bytes, starting
-        ):
+        room = standby.is_warm(self._bench.standby, Memory.now(), slot.needed_bytes, self._starting_bytes)
+        if room or slot is not self._refuge():
             slot.start()
         else:
             slot.keep_cold()

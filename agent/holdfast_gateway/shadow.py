@@ -18,7 +18,6 @@ from holdfast_gateway.bench import Bench
 from holdfast_gateway.comparing_worker import ComparingWorker
 from holdfast_gateway.control import Shadowing, SlotState, SlotStatus
 from holdfast_gateway.counts import Counts
-from holdfast_gateway.frames import LostPlace
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import Loss, Losses
 from holdfast_gateway.manifest import Facts
@@ -67,6 +66,7 @@ class Shadow:
         self._queue = ShadowQueue()
         self._worker: ComparingWorker | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._memory_bytes = 0  # when it was last measured
         self._retired = False
         self._suspect = False  # it failed, and its environment is read before that is told
 
@@ -75,15 +75,23 @@ class Shadow:
 
     # -- what is asked of it
 
-    def settle(self, *, serves: bool) -> None:
-        """Once a second, and when what serves is another: started or let go, as memory comes and goes."""
-        self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, self.memory_bytes())
+    def settle(self, *, serves: bool, starting_bytes: int = 0) -> None:
+        """Once a second, and when what serves is another: started or let go, as memory comes and goes.
+
+        `starting_bytes` is what others that are being loaded will take.
+        """
         memory = Memory.now()
         idle = self.state == "stopped" and self._worker is None and not self._suspect
         if idle and serves and not self._retired:
-            self._start_if_it_fits(memory)
+            self._start_if_it_fits(memory, starting_bytes)
         elif self.state in ("loading", "ready") and standby.lets_shadow_go(memory):
             self._rest()
+
+    def measure_memory(self) -> None:
+        """Once a second. What counts is what two in a row both reached, of its own: a slot of the same target has other ones."""
+        now = self.memory_bytes()
+        self.counts.memory_bytes_max = max(self.counts.memory_bytes_max, min(self._memory_bytes, now))
+        self._memory_bytes = now
 
     def offer(self, asked: Inference, answer: Answer) -> None:
         """A request that the serving slot has answered: its answer has left, and nothing waits for what happens here."""
@@ -145,7 +153,7 @@ class Shadow:
         self._ask_next()
 
     def answered(self, inference: Inference, answer: Answer, latency_ms: float) -> None:  # noqa: ARG002 - the owner's form
-        raise LostPlace("an answer where a comparison is due")
+        raise AssertionError("its worker compares, and answers nobody")
 
     def compared(self, asked: Shadowed, told: Compared) -> None:
         self.counts.shadow.compared(told, asked.serving_us)
@@ -175,11 +183,11 @@ class Shadow:
 
     # -- its life
 
-    def _start_if_it_fits(self, memory: Memory) -> None:
+    def _start_if_it_fits(self, memory: Memory, starting_bytes: int) -> None:
         found = self._prepared()
         if found is None:
             return
-        if standby.is_shadowed(memory, standby.needed_bytes(found[0].file_bytes)):
+        if standby.is_shadowed(memory, standby.needed_bytes(found[0].file_bytes) + starting_bytes):
             self.detail = ""
             self._start()
         elif self.detail != NO_ROOM:

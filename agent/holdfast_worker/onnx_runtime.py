@@ -113,9 +113,8 @@ class OnnxRuntime:
             loaded = OnnxSession(session)
         except _RAISED as error:
             raise LoadRefused("load-failed", f"onnxruntime refuses the model: {_short(error)}") from error
-        if lost := [
-            one for one in wanted if one not in session.get_providers()
-        ]:  # it goes on without, and says so in its log
+        # One that does not begin is left out, and onnxruntime says so in its log alone.
+        if lost := [one for one in wanted if one not in session.get_providers()]:
             raise LoadRefused("not-supported", f"{', '.join(lost)} is installed and does not begin on this device")
         return loaded
 

@@ -80,11 +80,13 @@ class _Alone(NamedTuple):
 
     def run(self, request: Mapping[str, Array]) -> dict[str, Array]:
         try:
-            found = self.step.session.run({name: request[of] for name, of in self.feeds}, self.step.wanted)
+            feeds = {name: request[of] for name, of in self.feeds}
         except KeyError as error:
             raise ModelRaised(
                 f"stage {self.step.name} lacks {REQUEST}.{error.args[0]}, which was not answered"
             ) from error
+        try:
+            found = self.step.session.run(feeds, self.step.wanted)
         except ModelRaised as error:
             raise ModelRaised(f"stage {self.step.name}: {error}") from error
         return {name: found[of] for name, of in self.answers if of in found}

@@ -129,9 +129,8 @@ class TfliteRuntime:
         found = []
         for label, path in zip(labels, paths, strict=True):
             try:
-                ctypes.CDLL(
-                    path
-                )  # its own wrapper fails a second time when it forgets a library that it could not load
+                # Before its own wrapper, which fails a second time when it forgets a library that it could not load.
+                ctypes.CDLL(path)
                 found.append(self._library.load_delegate(path))
             except (*_RAISED, OSError) as error:
                 raise LoadRefused(

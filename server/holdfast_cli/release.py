@@ -84,6 +84,7 @@ def shadow(session: Session, pipeline: str, version: str) -> None:
         [
             ("release", f"{pipeline} {version}"),
             ("devices", f"{found['devices']}, up to {found['hours']:g} hours each"),
+            ("of these", None if found["complete"] else f"only the newest {found['windows']} windows were looked at"),
             ("requests", f"{found['requests']} asked, {found['dropped']} dropped"),
             ("agreement", _agreement(found)),
             ("not compared", f"{found['errors']} errors, {found['nulls']} nulls, {found['incomparable']} incomparable"),

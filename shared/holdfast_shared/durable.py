@@ -291,7 +291,7 @@ def _read_half(path: Path) -> tuple[int, bytes]:
         try:
             return _decode_half(raw)
         except Damaged:
-            time.sleep(_LOOK_AGAIN_S)
+            time.sleep(_LOOK_AGAIN_S)  # for the writer of another process, which tells nobody when it is done
             before, raw = raw, path.read_bytes()
             if raw == before:
                 raise

@@ -79,9 +79,8 @@ def in_environment(machine: Machine, environment: Environment | None) -> Machine
         return machine
     packages = {wheel.filename.partition("-")[0].lower() for wheel in environment.wheels}
     found = {runtime for package, runtime in _BRINGS.items() if any(one.startswith(package) for one in packages)}
-    unusable = {
-        runtime: labels for runtime, labels in machine.unusable.items() if runtime != "onnx"
-    }  # it brings its own
+    # It brings an onnxruntime of its own, of which nobody was asked yet.
+    unusable = {runtime: labels for runtime, labels in machine.unusable.items() if runtime != "onnx"}
     return replace(machine, runtimes=frozenset({"python", *(found or _BRINGS.values())}), unusable=unusable)
 
 

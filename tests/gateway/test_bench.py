@@ -15,16 +15,21 @@ import pytest
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_gateway import standby
 from holdfast_gateway.bench import Bench
+from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Counts
 from holdfast_gateway.inference import Inference
 from holdfast_gateway.losses import LOSSES_MAX
+from holdfast_gateway.pipeline import Pipeline
 from holdfast_gateway.shadow import Shadow
+from holdfast_gateway.shadow_queue import Nobody, Shadowed
 from holdfast_gateway.slot import Slot
+from holdfast_gateway.windows import Ledger
 from holdfast_gateway.worker import Lost, Worker
 from holdfast_shared.assign import Target
 from holdfast_shared.failure_codes import condemns
 from holdfast_shared.wire.environment import Settings
-from holdfast_worker.protocol import Answer, Load, Ready
+from holdfast_worker import protocol
+from holdfast_worker.protocol import NO_HEADER, Answer, Load, Outcome, Ready
 from support.gateway_bench import DEADLINE_S, PIPELINE, STAND_IN, installed
 
 
@@ -159,6 +164,79 @@ def test_what_a_worker_says_of_its_environment_fits_in_what_an_agent_reads(finge
     said = Ready(inputs=(), outputs=(), fingerprint=fingerprint, load_ms=1.0, self_test_cases=1)
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(msgspec.json.encode(said), type=Ready)
+
+
+def test_what_a_shadow_holds_is_what_two_measurements_in_a_row_reached(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        target = installed(StateFolder(tmp_path), "1.0.0")
+        shadow = shadow_of(bench_of(tmp_path), target)
+        for held in (100, 300, 200, 50):
+            shadow.memory_bytes = lambda held=held: held  # type: ignore[method-assign, misc] # a worker of that size
+            shadow.measure_memory()
+        assert shadow.counts.memory_bytes_max == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_comparing_worker_that_answers_instead_is_lost_with_what_it_was_asked(tmp_path: Path) -> None:
+    """Every request is counted once, whatever a worker says."""
+
+    async def scenario() -> None:
+        target = installed(StateFolder(tmp_path), "1.0.0")
+        bench = bench_of(tmp_path)
+        shadow = shadow_of(bench, target)
+        shadow.settle(serves=True)
+        (worker,) = bench.workers
+        shadow.state = "ready"
+        asked = Inference(Nobody(), b"{}", version="", wants_binary=False, header_length=NO_HEADER, since=0.0)
+        worker.asked.append(Shadowed(asked, b"{}", NO_HEADER, 1))
+        said = protocol.answer_head(0, Outcome.OK, header_length=NO_HEADER, compute_us=1, body_bytes=2) + b"{}"
+        worker.room()[: len(said)] = said
+        worker.filled(len(said))
+        totals = shadow.counts.shadow.totals
+        assert (totals.requests, totals.errors, totals.dropped) == (1, 1, 0)
+        shadow.retire()
+
+    asyncio.run(scenario())
+
+
+class Deaf:
+    """Who is told of a pipeline, and does nothing."""
+
+    def status_changed(self) -> None: ...
+
+    def failure_counted(self, slot: Slot) -> None: ...
+
+    def switched(self, pipeline: str, target: Target, at_s: float) -> None: ...
+
+
+def test_of_room_for_one_the_refuge_has_it_and_not_the_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory comes back while both wait for it."""
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(standby, "MEMINFO", meminfo)
+
+    def left(available_bytes: int) -> None:
+        meminfo.write_text(f"MemTotal: {10 * 2**20} kB\nMemAvailable: {available_bytes // 1024} kB\n")
+
+    async def scenario() -> None:
+        bench = bench_of(tmp_path)
+        folder = StateFolder(tmp_path)
+        serving, refuge, shadow = (installed(folder, version) for version in ("1.1.0", "1.0.0", "1.2.0"))
+        pipeline = Pipeline(PIPELINE, Deaf(), Ledger(), bench)
+        left(0)
+        pipeline.route(Route(pipeline=PIPELINE, serving=serving, refuge=refuge, shadow=shadow))
+        pipeline.slots[serving.key].ready(Ready(inputs=(), outputs=(), fingerprint={}, load_ms=1.0, self_test_cases=1))
+        assert pipeline.slots[refuge.key].cold
+        left(2**30 + standby.WORKER_BYTES * 3 // 2)  # a tenth of 10 GiB is the reserve
+        pipeline.tick()
+        assert pipeline.slots[refuge.key].state == "loading"
+        assert pipeline.beside.shadow is not None
+        assert pipeline.beside.shadow.state == "stopped"
+        left(2**30 + standby.WORKER_BYTES * 3)
+        pipeline.tick()
+        assert str(pipeline.beside.shadow.state) == "loading"
+
+    asyncio.run(scenario())
 
 
 async def failed(slot: Slot) -> Slot:

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from holdfast_agent.core.backoff import SECOND_US
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import State
-from holdfast_gateway.losses import LATE_MAX
+from holdfast_gateway.losses import LATE_MAX, SHADOW_PATIENCE
 from holdfast_shared.wire.release import Limits, Release
 
 # The fetch has deadlines of its own; this one holds even for a fetch that has lost its mind.
@@ -20,9 +20,6 @@ STAGED_US: Final = 24 * 3600 * SECOND_US
 GRACE_US: Final = 30 * SECOND_US
 # The gateway starts a candidate's worker so often before it gives it up, each time up to its load deadline.
 LOADS: Final = LATE_MAX
-# A shadow loads at the lowest priority, while others serve: it may take so many times as long by no fault of its own. Its
-# gateway gives it as long.
-SHADOW_PATIENCE: Final = 4
 # A month of traffic has every weekday and a month's end in it. What is not decided by then, nobody is deciding. Counted in
 # hours that begin, each saved: a device that starts again and again does not shadow for ever.
 SHADOW_HOURS_MAX: Final = 30 * 24

@@ -143,9 +143,8 @@ def collect_garbage(folder: StateFolder, keep: Collection[str]) -> int:
         durable.remove_leftovers(folder.environments)
         built = [path for path in _folders(folder.environments) if path.name not in named.manifests]
         if (unnamed or built or needless) and folder.manifests.is_dir():
-            durable.sync_folder(
-                folder.manifests
-            )  # whoever was killed may have left a manifest that is only nearly gone
+            # Whoever was killed may have left a manifest that is only nearly gone.
+            durable.sync_folder(folder.manifests)
         for path in unnamed:
             durable.remove(path)
         for path in built:

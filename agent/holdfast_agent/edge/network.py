@@ -124,7 +124,7 @@ def _turned(member: Member) -> float:
     now = time.monotonic()
     try:
         return now + member.turn(now)
-    except Exception:
+    except Exception:  # one member's bug must not silence the others on the thread that they share
         log.exception("a network member failed")
         return now + TICK_S
 

@@ -25,11 +25,12 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
             field="environments",
             next_step="assign it in one of those",
         )
-    for wrong, field in ((release.agent_version_min is not None, "agent_version_min"),):
-        if wrong:
-            raise NotSupported(
-                "the release asks for what this agent does not do yet", field=field, next_step="update the agent"
-            )
+    if release.agent_version_min is not None:
+        raise NotSupported(
+            "the release asks for what this agent does not do yet",
+            field="agent_version_min",
+            next_step="update the agent",
+        )
     for model in models:
         _check_critical(model.critical, ModelVersion.__struct_fields__)
 

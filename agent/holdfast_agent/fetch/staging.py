@@ -69,9 +69,8 @@ def stage(
         if unbuilt and found.environment is not None and interpreter is not None:
             building.build(folder, order.environment, found.environment, interpreter, deadline)
         elif found.environment is not None:
-            durable.sync_folder(
-                folder.environments
-            )  # whoever built it may have been killed before its name was durable
+            # Whoever built it may have been killed before its name was durable.
+            durable.sync_folder(folder.environments)
         blobs.write_choice(folder, (order.digest, order.environment), found.models, chosen)
         _name_manifests(folder, found)
 

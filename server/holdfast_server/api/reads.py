@@ -70,40 +70,15 @@ class Reads:
                     next_step="look at: holdfast device list; or enrol it: holdfast device enrol",
                 )
             documents = _documents(connection, found)
-        shown = _device(found, self._now())
-        shown["presence"] = found.presence
-        shown["accepted"] = msgspec.to_builtins(found.report.accepted) if found.report is not None else []
-        shown["pipelines"] = [*shown["pipelines"], *_unreported(shown["pipelines"], documents)]
-        for one in shown["pipelines"]:
-            mine = [document for document in documents if document.pipeline == one["pipeline"]]
-            one["prediction"] = self._prediction(mine, found, one["pipeline"])
-            one["shadow"] = self._shadow_of(device, one)
+            shown = _device(found, self._now())
+            shown["presence"] = found.presence
+            shown["accepted"] = msgspec.to_builtins(found.report.accepted) if found.report is not None else []
+            shown["pipelines"] = [*shown["pipelines"], *_unreported(shown["pipelines"], documents)]
+            for one in shown["pipelines"]:
+                mine = [document for document in documents if document.pipeline == one["pipeline"]]
+                one["prediction"] = _prediction(connection, mine, found, one["pipeline"])
+                one["shadow"] = _shadow_of(connection, device, one, self._now())
         return shown
-
-    def _shadow_of(self, device: str, pipeline: dict[str, Any]) -> dict[str, Any] | None:
-        """What it said lately of what shadows there, if anything does."""
-        candidate = pipeline["candidate"]
-        if pipeline["state"] != "shadowing" or candidate is None:
-            return None
-        with self._context.database.read() as connection:
-            return shadows.of_device(connection, device, pipeline["pipeline"], candidate["digest"], self._now())
-
-    def _prediction(self, documents: list[Assignment], device: Device, pipeline: str) -> dict[str, Any]:
-        """`unfit`: why it could not run what it should serve, by what it last said of itself; empty: nothing is in the way."""
-        decision = assign(documents, device.view(pipeline))
-        serve = decision.serve
-        unfit = ""
-        if serve is not None and device.report is not None:
-            with self._context.database.read() as connection:
-                unfit = fitting.lacking(
-                    fitting.needs(connection, serve.release.digest, serve.environment), device.report.machine
-                )
-        return {
-            "serve": msgspec.to_builtins(serve.release) if serve is not None else None,
-            "reason": decision.reason,
-            "urgent": decision.urgent,
-            "unfit": unfit,
-        }
 
     def releases(self, pipeline: str | None = None) -> Any:
         with self._context.database.read() as connection:
@@ -216,6 +191,29 @@ def _documents(connection: Connection, device: Device) -> list[Assignment]:
     ]
     payloads = (signing.unverified_payload(one.envelope, TYPE, size_bytes_max=len(one.envelope)) for one in stored)
     return [strict_json.stored(payload, Assignment) for payload in payloads]
+
+
+def _shadow_of(connection: Connection, device: str, pipeline: dict[str, Any], now: int) -> dict[str, Any] | None:
+    """What it said lately of what shadows there, if anything does."""
+    candidate = pipeline["candidate"]
+    if pipeline["state"] != "shadowing" or candidate is None:
+        return None
+    return shadows.of_device(connection, device, pipeline["pipeline"], candidate["digest"], now)
+
+
+def _prediction(connection: Connection, documents: list[Assignment], device: Device, pipeline: str) -> dict[str, Any]:
+    """`unfit`: why it could not run what it should serve, by what it last said of itself; empty: nothing is in the way."""
+    decision = assign(documents, device.view(pipeline))
+    serve, unfit = decision.serve, ""
+    if serve is not None and device.report is not None:
+        asked = fitting.needs(connection, serve.release.digest, serve.environment)
+        unfit = fitting.lacking(asked, device.report.machine)
+    return {
+        "serve": msgspec.to_builtins(serve.release) if serve is not None else None,
+        "reason": decision.reason,
+        "urgent": decision.urgent,
+        "unfit": unfit,
+    }
 
 
 def _unreported(reported: Iterable[Any], documents: Iterable[Assignment]) -> list[dict[str, Any]]:

@@ -63,15 +63,15 @@ class _Counts:
         self.judgements: tuple[Judgement, ...] | None = None
 
     def add(self, requests: int, errors: int, nulls: int, latency: Histogram, memory_bytes: int) -> None:
+        self.memory_bytes = max(self.memory_bytes, memory_bytes)
+        self.judgements = None
         if self.requests >= REQUESTS_COUNTED_MAX:
             return
         self.requests += requests
         self.errors += errors
         self.nulls += nulls
-        self.memory_bytes = max(self.memory_bytes, memory_bytes)
         for index, count in latency.bins:
             self.bins[index] = self.bins.get(index, 0) + count
-        self.judgements = None
 
     def measured(self, measures: Measures, drift_threshold: float, *, answered_for: bool) -> None:
         """What the same window measured; `answered_for`: who resumed the rollout has seen its drift."""

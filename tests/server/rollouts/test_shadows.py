@@ -67,6 +67,22 @@ def test_latencies_of_both_are_of_the_same_requests_and_drift_is_between_their_s
     assert found["drift"]["margin"] == 0
 
 
+def test_only_so_many_windows_are_looked_at_and_the_answer_says_so(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest: a fleet's week is more than anybody waits for."""
+    reporter = Reporter().enrol(ground.database)
+    monkeypatch.setattr(shadows, "WINDOWS_MAX", 2)
+    now = ground.now().at
+    for number in range(3):
+        window = reporter.window(1 + number, shadow=ShadowCounts(requests=10**number))
+        with ground.database.write() as connection:
+            recording.record(connection, ground.director, [reporter.report(windows=(window,))], now + number)
+    with ground.database.read() as connection:
+        found = shadows.of_device(connection, reporter.device, PIPELINE, RELEASE.digest, now)
+    assert (found["requests"], found["complete"]) == (110, False)
+
+
 def test_a_window_that_is_reported_twice_counts_once_and_nothing_is_judged_by_it(ground: Ground) -> None:
     """Over the tables that ingest writes: a report, the same window in another report, and one that nobody shadowed."""
     reporter = Reporter().enrol(ground.database)
