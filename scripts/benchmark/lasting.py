@@ -108,7 +108,7 @@ def _live(device: DeviceBench, windows: int, requests: int) -> None:
         for window in range(windows):
             for _ in range(requests * (window + 1) // windows - requests * window // windows):
                 connection.ask(message)
-            device.eventually(lambda count=window: len(_told(device)) > len(begun) + count, "the window's report")  # type: ignore[misc]
+            device.eventually(lambda count=window: len(_told(device)) > len(begun) + count, "the window's report")  # type: ignore[misc]  # mypy infers no type for a default
     device.eventually(lambda: sum(one.requests for one in _told(device).values()) >= asked, "every request in a report")
 
 

@@ -139,7 +139,7 @@ def test_what_no_device_said_is_dropped_and_told(quiet: SmallFleet) -> None:
     quiet.send(topics.health(FLEET, "nobody"), sign(b"{}", TYPE, [spare]))
     for code, source in (("malformed", CAMERA.id), ("untrusted", CAMERA.id), ("unknown-device", "nobody")):
         line = f"dropped a message of '{source}' ({code})"
-        quiet.seen(line, lambda line=line: line in quiet.processes.log("server").read_text())  # type: ignore[misc]
+        quiet.seen(line, lambda line=line: line in quiet.processes.log("server").read_text())  # type: ignore[misc]  # mypy infers no type for a default
     assert quiet.store() == before
 
 

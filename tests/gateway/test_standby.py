@@ -99,7 +99,7 @@ def test_a_refuge_that_was_needed_is_let_go_again_and_comes_back(bench: GatewayB
             assert http.infer(v1_1_0="null")[1]["model_version"] == "1.0.0"
             ready = agent.until_state(refuge, "ready", since=since)
             assert ready.loads == loads
-            eventually(lambda pid=ready.worker_pid: not alive(pid), "it is not let go")  # type: ignore[misc]
+            eventually(lambda pid=ready.worker_pid: not alive(pid), "it is not let go")  # type: ignore[misc]  # mypy infers no type for a default
             agent.until_state(refuge, "stopped", since=since)
 
 

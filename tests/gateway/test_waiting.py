@@ -55,7 +55,7 @@ def test_a_worker_that_is_killed_between_requests_fails_none(bench: GatewayBench
                 )
             )
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "it lives on")  # type: ignore[misc]
+            eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "it lives on")  # type: ignore[misc]  # mypy infers no type for a default
             assert http.infer()[0] == 200
     assert counts(agent) == {"requests": 6}
 

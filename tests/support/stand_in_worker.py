@@ -126,7 +126,7 @@ def _answer(gateway: socket.socket, ask: Ask, release: dict[str, Any]) -> tuple[
 
 def _break(gateway: socket.socket, lives_on_ms: int) -> None:
     gateway.shutdown(socket.SHUT_RDWR)
-    time.sleep(lives_on_ms / 1000)
+    time.sleep(lives_on_ms / 1000)  # what the request asked for: a process that outlives its connection
     os.kill(os.getpid(), signal.SIGSEGV)
 
 

@@ -50,7 +50,7 @@ def called(network: Network) -> None:
 
 def test_whoever_joins_is_turned_at_once_while_another_rests(network: Network) -> None:
     for member in (Counting(HOURS), Counting(HOURS)):
-        network.call(lambda member=member: network.join(member))  # type: ignore[misc]
+        network.call(lambda member=member: network.join(member))  # type: ignore[misc]  # mypy infers no type for a default
         member.turns.get(timeout=WITHIN_S)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from holdfast_server.ingest.rows import Measures
+from holdfast_server.rollouts import evidence
 from holdfast_shared.errors import Malformed
+from holdfast_shared.histogram import Histogram
 from holdfast_shared.wire.command import GatePlan, RolloutAbort, RolloutResume, RolloutStart
 from holdfast_shared.wire.release import Blob, Guardrail
 from holdfast_shared.wire.report import DriftCounts
@@ -140,3 +142,11 @@ def test_a_gate_that_could_never_get_a_count_is_refused(bench: Bench) -> None:
         bench.plan("1.0.0", gates=(GatePlan(metric="drift", threshold=0.2),))
     assert found.value.field == "gates[0].metric"
     assert "declares no reference" in found.value.message
+
+
+def test_memory_is_looked_at_however_many_requests_were_counted() -> None:
+    """Counts stop at a bound; what a worker holds is no count."""
+    counts = evidence._Counts()
+    counts.add(evidence.REQUESTS_COUNTED_MAX, 0, 0, Histogram(), 100)
+    counts.add(1, 0, 0, Histogram(), 200)
+    assert (counts.requests, counts.memory_bytes) == (evidence.REQUESTS_COUNTED_MAX, 200)
