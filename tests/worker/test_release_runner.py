@@ -13,67 +13,20 @@ from hypothesis import strategies as st
 
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.wire.release import Datatype, Tensor
-from holdfast_worker import release_runner
-from holdfast_worker.inference_request import FORMS_MAX, Request
+from holdfast_worker.inference_request import Request
 from holdfast_worker.inference_response import Writer
 from holdfast_worker.nulls import null_in
 from holdfast_worker.protocol import NO_HEADER, Outcome
-from holdfast_worker.release_runner import Reply, Runner
+from holdfast_worker.release_runner import Runner
 from holdfast_worker.tensors import DTYPES, Array
 from support import digits_models
-from support.installed_release import install, tensor
-
-ONE: dict[str, list[Any]] = {"BOOL": [True], "BYTES": ["a"]}
-TWO: dict[str, list[Any]] = {"BOOL": [True, False], "BYTES": ["", "grün"]}
-
-
-def runner_of(state: StateFolder, model: bytes, **details: Any) -> Runner:
-    ref = install(state, "digits", "1.2.3", model, **details)
-    return release_runner.load(state.manifests, state.blobs, ref.digest)
-
-
-def echo_runner(state: StateFolder, datatype: Datatype, rank: int = 1) -> Runner:
-    shape = (-1,) * rank
-    data = ONE.get(datatype, [1])
-    case = {"datatype": datatype, "shape": [1] * rank, "data": data}
-    return runner_of(
-        state,
-        digits_models.echo(datatype, rank),
-        inputs=(Tensor(name="given", datatype=datatype, shape=shape),),
-        outputs=(Tensor(name="answered", datatype=datatype, shape=shape),),
-        golden=[{"inputs": [{"name": "given", **case}], "outputs": [{"name": "answered", **case}]}],
-    )
+from support.installed_release import tensor
+from support.runner_asked import TWO, ask, ask_in_binary, body_of, echo_runner, image, runner_of
 
 
 @pytest.fixture
 def runner(state: StateFolder) -> Runner:
     return runner_of(state, digits_models.trained())
-
-
-def image(rows: int = 1) -> Array:
-    return digits_models.images()[:rows]
-
-
-def ask(**changes: Any) -> bytes:
-    return json.dumps({"inputs": [tensor("image", image())], **changes}).encode()
-
-
-def ask_in_binary(values: Array, **changes: Any) -> tuple[bytes, int]:
-    """(body, header length) of the binary tensor extension."""
-    described = {
-        "name": "image",
-        "datatype": "FP32",
-        "shape": list(values.shape),
-        "parameters": {"binary_data_size": values.nbytes},
-    }
-    header = json.dumps({"inputs": [described], **changes}).encode()
-    return header + values.tobytes(), len(header)
-
-
-def body_of(reply: Reply) -> dict[str, Any]:
-    header = reply.body if reply.header_length == NO_HEADER else reply.body[: reply.header_length]
-    found: dict[str, Any] = json.loads(header)
-    return found
 
 
 def test_an_answer_names_release_request_and_outputs(runner: Runner) -> None:
@@ -158,36 +111,6 @@ def test_every_datatype_is_served_in_json_and_in_binary(state: StateFolder, data
     assert body_of(runner.answer(header + raw, len(header), False))["outputs"][0]["data"] == data
 
 
-@pytest.mark.parametrize("datatype", DTYPES)
-def test_a_form_that_came_before_is_answered_by_what_comes_now(state: StateFolder, datatype: Datatype) -> None:
-    """The header is the same bytes; neither the tensor's values nor the answer's may be those of before."""
-    runner = echo_runner(state, datatype)
-    for data in (TWO.get(datatype, [3, 4]), TWO.get(datatype, [5, 6])[::-1], TWO.get(datatype, [3, 4])):
-        asked = {"inputs": [{"name": "given", "datatype": datatype, "shape": [2], "data": data}]}
-        raw = runner.answer(json.dumps(asked).encode(), NO_HEADER, True)
-        sent = raw.body[raw.header_length :]
-        size = {"parameters": {"binary_data_size": len(sent)}}
-        header = json.dumps({"inputs": [{"name": "given", "datatype": datatype, "shape": [2], **size}]}).encode()
-        for _ in range(3):
-            reply = runner.answer(header + sent, len(header), True)
-            assert (reply.outcome, reply.body) == (raw.outcome, raw.body)
-            assert body_of(runner.answer(header + sent, len(header), False))["outputs"][0]["data"] == data
-            if datatype in ("BOOL", "BYTES"):  # which are looked at every time
-                assert runner.answer(header + b"\xff" * len(sent), len(header), True).outcome is Outcome.INPUT_FAULT
-
-
-def test_outputs_that_change_their_shape_are_described_anew(state: StateFolder) -> None:
-    """The header that goes before raw outputs is remembered by what it says of them."""
-    runner = runner_of(state, digits_models.trained())
-    for rows in (1, 3, 1, 2, 3):
-        body, header_length = ask_in_binary(image(rows))
-        for _ in range(2):
-            reply = runner.answer(body, header_length, True)
-            (output,) = body_of(reply)["outputs"]
-            assert output["shape"] == [rows, 10]
-            assert output["parameters"]["binary_data_size"] == len(reply.body) - reply.header_length == rows * 40
-
-
 def test_the_only_output_that_was_asked_for_may_be_missing_in_a_form_that_came_before() -> None:
     """A function may leave an output out, which is its null; others are there that nobody asked for."""
     declared = {name: Tensor(name=name, datatype="FP32", shape=(-1,)) for name in ("label", "score")}
@@ -195,13 +118,6 @@ def test_the_only_output_that_was_asked_for_may_be_missing_in_a_form_that_came_b
     request = Request(None, {}, (("label", True),), remembered=True)
     (header,) = writer.answered(request, {"score": np.zeros(1, np.float32)}).parts
     assert json.loads(bytes(header))["outputs"] == []
-
-
-def test_forms_are_remembered_within_a_bound(runner: Runner) -> None:
-    for number in range(3 * FORMS_MAX):
-        body, header_length = ask_in_binary(image(), parameters={f"unknown-{number}": True})
-        assert runner.answer(body, header_length, True).outcome is Outcome.OK
-        assert len(runner._reader._forms) <= FORMS_MAX
 
 
 def test_the_public_triton_client_reads_our_answers_and_we_read_its_requests(state: StateFolder) -> None:
