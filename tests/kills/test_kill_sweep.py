@@ -10,7 +10,8 @@ import pytest
 from holdfast_agent.edge import blobs
 from holdfast_shared.wire.release import blobs_of
 from support import kill_sweep
-from support.kill_rig import Applications, Harmed, KillRig, running_rig
+from support.kill_applications import Applications
+from support.kill_rig import Harmed, KillRig, running_rig
 
 pytestmark = pytest.mark.slow
 SEEDS = [0, 1, 2]  # KILLS each, side by side

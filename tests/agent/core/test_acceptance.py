@@ -11,19 +11,8 @@ from holdfast_agent.core.commands import Save
 from holdfast_agent.core.device import PIPELINES_MAX
 from holdfast_shared import signing, strict_json
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX, TYPE, Assignment, Scope
-from support.playbook import (
-    DIRECTOR,
-    STRANGER,
-    Playbook,
-    assignment,
-    bad,
-    counts,
-    fetches,
-    own,
-    routes,
-    rule,
-    signed,
-)
+from support.playbook import DIRECTOR, STRANGER, Playbook, assignment, bad, counts, own, rule, signed
+from support.wanted import fetches, routes
 
 GOOD = assignment(rule("1"), seq=5)
 

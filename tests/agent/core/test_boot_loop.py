@@ -9,7 +9,8 @@ import msgspec
 from holdfast_agent.core.life import STARTS_IN_TRIAL_MAX
 from holdfast_agent.core.record import Activation
 from holdfast_gateway.control import Status
-from support.playbook import BEGAN, SECOND, Playbook, counts, fetches, release, routes, rule, target
+from support.playbook import BEGAN, SECOND, Playbook, counts, release, rule, target
+from support.wanted import fetches, routes
 
 STARTS = 100
 

@@ -7,18 +7,8 @@ import pytest
 
 from holdfast_agent.core.events import GatewayGone
 from holdfast_shared.wire.report import Window
-from support.playbook import (
-    SECOND,
-    Playbook,
-    bad,
-    counts,
-    fetches,
-    release,
-    retry,
-    routes,
-    rule,
-    target,
-)
+from support.playbook import SECOND, Playbook, bad, counts, release, retry, rule, target
+from support.wanted import fetches, routes
 
 BREACHES = [
     pytest.param(counts("2", requests=40, slow=20), "guardrail-latency", id="latency"),

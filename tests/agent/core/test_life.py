@@ -12,22 +12,8 @@ from holdfast_agent.core.commands import Save, Tell
 from holdfast_gateway.control import CloseWindows, RetryLoad
 from holdfast_gateway.losses import LATE_MAX
 from holdfast_shared.wire.assignment import Assignment, Rule
-from support.playbook import (
-    BEGAN,
-    PIPELINE,
-    SECOND,
-    Playbook,
-    assignment,
-    bad,
-    counts,
-    digest,
-    fetches,
-    garbage,
-    release,
-    routes,
-    rule,
-    target,
-)
+from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, digest, release, rule, target
+from support.wanted import fetches, garbage, routes
 
 
 @pytest.fixture

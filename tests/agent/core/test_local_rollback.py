@@ -7,7 +7,8 @@ import pytest
 from holdfast_agent.core import departure
 from holdfast_agent.core.commands import Command
 from holdfast_agent.core.events import GatewayGone, RollbackAsked
-from support.playbook import PIPELINE, Playbook, bad, fetches, release, retry, routes, rule, target
+from support.playbook import PIPELINE, Playbook, bad, release, retry, rule, target
+from support.wanted import fetches, routes
 
 
 def asked(device: Playbook, name: str, why: str = "it flickers") -> list[Command]:

@@ -18,7 +18,8 @@ from holdfast_gateway.control import RetryLoad, Routes
 from holdfast_shared import selector
 from holdfast_shared.wire.assignment import Mode, Requests, Rule
 from support import two_pipelines
-from support.playbook import PIPELINE, Playbook, bad, counts, fetches, own, release, routes, rule, target
+from support.playbook import PIPELINE, Playbook, bad, counts, own, release, rule, target
+from support.wanted import fetches, routes
 
 FIVE: Final = Requests(share=500)
 TWENTY: Final = Requests(share=2_000)

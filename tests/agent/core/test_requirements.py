@@ -11,8 +11,9 @@ from holdfast_agent.core.commands import Command, Save
 from holdfast_agent.core.events import RollbackAsked
 from holdfast_agent.core.record import State
 from holdfast_shared.wire.assignment import Rule
-from support.playbook import BEGAN, PIPELINE, SECOND, assignment, bad, counts, fetches, release, rule, target
+from support.playbook import BEGAN, PIPELINE, SECOND, assignment, bad, counts, release, rule, target
 from support.two_pipelines import NEWER_Q, Q, TwoPipelines, both_newer, both_on_trial, both_served, requires
+from support.wanted import fetches
 
 
 def saved(commands: list[Command]) -> list[tuple[str, str]]:

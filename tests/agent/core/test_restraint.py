@@ -14,7 +14,8 @@ from holdfast_agent.core.budget import NOTHING_SPENT, Spent
 from holdfast_agent.core.commands import StartFetch
 from holdfast_agent.core.events import FetchEnded
 from holdfast_agent.core.pace import BURST_US, Pace
-from support.playbook import PIPELINE, SECOND, Playbook, bad, fetches, rule, target
+from support.playbook import PIPELINE, SECOND, Playbook, bad, rule, target
+from support.wanted import fetches
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -8,19 +8,8 @@ import pytest
 
 from holdfast_agent.core import record
 from holdfast_agent.core.commands import Save
-from support.playbook import (
-    BEGAN,
-    SECOND,
-    Playbook,
-    bad,
-    counts,
-    digest,
-    fetches,
-    garbage,
-    release,
-    rule,
-    target,
-)
+from support.playbook import BEGAN, SECOND, Playbook, bad, counts, digest, release, rule, target
+from support.wanted import fetches, garbage
 
 
 @pytest.fixture

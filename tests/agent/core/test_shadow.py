@@ -12,22 +12,8 @@ from holdfast_agent.core.device import Device
 from holdfast_agent.core.events import GatewayGone, SlotsVerified
 from holdfast_agent.core.record import decode, encode
 from holdfast_gateway.control import RetryLoad, SlotStatus, Status
-from support.playbook import (
-    BEGAN,
-    SECOND,
-    Playbook,
-    assignment,
-    bad,
-    digest,
-    fetches,
-    garbage,
-    own,
-    release,
-    routes,
-    rule,
-    shadow,
-    target,
-)
+from support.playbook import BEGAN, SECOND, Playbook, assignment, bad, digest, own, release, rule, target
+from support.wanted import fetches, garbage, routes, shadow
 
 LATER = BEGAN.at + 400 * 86_400 * SECOND
 HOUR = 3600

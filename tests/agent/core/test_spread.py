@@ -7,7 +7,8 @@ import msgspec
 from holdfast_agent.core import spread
 from holdfast_agent.core.events import Moment
 from holdfast_shared.wire.assignment import Rule
-from support.playbook import SECOND, Playbook, bad, fetches, release, rule, target
+from support.playbook import SECOND, Playbook, bad, release, rule, target
+from support.wanted import fetches
 
 SPREAD_S = 3_600
 OFFSET_S = spread.offset_s(target("2"), "d-1", SPREAD_S)

@@ -10,7 +10,8 @@ from holdfast_agent.core.commands import Command, Tell, VerifySlots
 from holdfast_agent.core.events import SlotsVerified
 from holdfast_agent.core.verification import DEADLINE_US
 from holdfast_gateway.control import RetryLoad
-from support.playbook import SECOND, Playbook, digest, fetches, own, release, routes, rule, target
+from support.playbook import SECOND, Playbook, digest, own, release, rule, target
+from support.wanted import fetches, routes
 
 PERIOD_S = 3600
 

@@ -17,7 +17,8 @@ from holdfast_agent.core.trial import COUNT_GRACE_US
 from holdfast_gateway.control import SlotState
 from holdfast_shared.wire.assignment import Rule
 from support import two_pipelines
-from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, fetches, release, rule, target
+from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, release, rule, target
+from support.wanted import fetches
 
 IDLE, FETCHING, STAGED, TESTING = State.IDLE, State.FETCHING, State.STAGED, State.SELF_TESTING
 TRIAL, SHADOWING, FALLING = State.TRIAL, State.SHADOWING, State.FALLING_BACK

@@ -16,7 +16,8 @@ from holdfast_agent.core import windows
 from holdfast_agent.core.commands import Command
 from holdfast_agent.core.events import Moment, Tick
 from holdfast_shared.wire.assignment import Condemned, Retry, Rule, TimeSpan, Windows
-from support.playbook import BEGAN, SECOND, Playbook, assignment, bad, counts, fetches, own, ref, release, routes, rule
+from support.playbook import BEGAN, SECOND, Playbook, assignment, bad, counts, own, ref, release, rule
+from support.wanted import fetches, routes
 
 BERLIN, NEW_YORK, LORD_HOWE = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York"), ZoneInfo("Australia/Lord_Howe")
 NIGHT = TimeSpan(from_="22:00", to="04:00")

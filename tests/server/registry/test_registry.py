@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from holdfast_cli import manifests
-from holdfast_cli.manifests import Built
-from holdfast_server.context import Context
 from holdfast_server.core.rollout import Moment
 from holdfast_server.refusals import Limited, TooLarge
 from holdfast_server.registry import uploads
@@ -21,71 +17,11 @@ from holdfast_server.registry.registry import Registry
 from holdfast_shared import signing, strict_json
 from holdfast_shared.errors import Conflict, HoldfastError, Malformed, Missing, NotSupported, Untrusted
 from holdfast_shared.identifiers import digest_of
-from holdfast_shared.wire.release import MODEL_TYPE, RELEASE_TYPE, ModelVersion, Release, Requirement
-from support.running_server import KEYS, SAMPLE, database_url, server_context, store
+from holdfast_shared.wire.release import MODEL_TYPE, RELEASE_TYPE, Requirement
+from support.registry_shelf import Shelf, with_weights
+from support.running_server import KEYS
 
 replace = msgspec.structs.replace
-
-
-class Shelf:
-    """A registry with the sample release at hand, to publish as it is or changed."""
-
-    def __init__(self, context: Context, folder: Path, sample: Path = SAMPLE) -> None:
-        self.context, self.folder = context, folder
-        self.registry: Registry = context.registry
-        self.built: Built = manifests.build(sample)
-        self.bytes = {digest: file.read_bytes() for digest, file in self.built.files.items()}
-
-    def model(self, manifest: ModelVersion | None = None, *, signer: str = "mira") -> Any:
-        return self.registry.publish_model(self.signed(manifest or self.built.models[0].manifest, MODEL_TYPE, signer))
-
-    def release(self, manifest: Release | None = None, *, signer: str = "mira") -> Any:
-        return self.registry.publish_release(self.signed(manifest or self.built.release, RELEASE_TYPE, signer))
-
-    def signed(self, manifest: Any, kind: str, signer: str = "mira") -> bytes:
-        return signing.sign(strict_json.encode(manifest), kind, [KEYS[signer]])
-
-    def send(self, digest: str, content: bytes | None = None) -> bool:
-        content = self.bytes[digest] if content is None else content  # type: ignore[index]  # a plain text will do
-        return self.registry.receive(digest, len(content), iter([content[:100], content[100:]]))
-
-    def publish(self) -> None:
-        steps: list[Callable[[], Any]] = [functools.partial(self.model, one.manifest) for one in self.built.models]
-        for once in (*steps, self.release):
-            for digest in once().missing:
-                self.send(digest)
-            assert once().result in ("made", "unchanged")
-
-    @property
-    def weights(self) -> str:
-        return next(one.digest for one in self.built.models[0].manifest.variants[0].files if one.role == "weights")
-
-    def store(self) -> Any:
-        return store(self.context, self.folder)
-
-    def refuses(self, kind: type[HoldfastError], act: Callable[[], Any]) -> HoldfastError:
-        """It is refused, names a field and a next step, and nothing is different afterwards."""
-        before = self.store()
-        with pytest.raises(kind) as caught:
-            act()
-        assert caught.value.field
-        assert caught.value.next_step
-        assert self.store() == before
-        return caught.value
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
-    postgres = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
-    with database_url(request.param, tmp_path, postgres) as url, server_context(url, tmp_path) as context:
-        yield Shelf(context, tmp_path)
-
-
-@pytest.fixture
-def pipeline(tmp_path: Path) -> Iterator[Shelf]:
-    """One whose sample has two stages."""
-    with database_url("sqlite", tmp_path, None) as url, server_context(url, tmp_path) as context:
-        yield Shelf(context, tmp_path, SAMPLE.with_name("sample-pipeline"))
 
 
 # ---------------------------------------------------------------- the good way
@@ -329,64 +265,6 @@ def test_more_bytes_than_were_announced_are_refused(shelf: Shelf) -> None:
     pieces = [content, b"more"]
     act = lambda: shelf.registry.receive(shelf.weights, len(content), iter(pieces))  # noqa: E731
     assert shelf.refuses(Malformed, act).field == "size_bytes"
-
-
-def with_weights(shelf: Shelf, content: bytes, **fields: Any) -> ModelVersion:
-    variant = shelf.built.models[0].manifest.variants[0]
-    file = replace(variant.files[0], digest=digest_of(content), size_bytes=len(content))
-    return replace(shelf.built.models[0].manifest, variants=(replace(variant, files=(replace(file, **fields),)),))
-
-
-def test_weights_that_are_no_onnx_model_are_refused_on_arrival(shelf: Shelf) -> None:
-    content = b"these are the bytes of something else"
-    assert shelf.model(with_weights(shelf, content)).result == "missing"
-    error = shelf.refuses(Malformed, lambda: shelf.send(digest_of(content), content))
-    assert error.field == "variants[0].files[0]"
-    assert "is not an ONNX model" in error.message
-
-
-def test_weights_that_came_under_another_name_are_looked_at_all_the_same(shelf: Shelf) -> None:
-    """The bytes lie here already, because another model calls them something else."""
-    content = b"these are the bytes of something else"
-    variant = shelf.built.models[0].manifest.variants[0]
-    calibration = replace(
-        variant.files[0], path="calibration.bin", role="calibration", digest=digest_of(content), size_bytes=len(content)
-    )
-    other = replace(
-        shelf.built.models[0].manifest, name="other", variants=(replace(variant, files=(*variant.files, calibration)),)
-    )
-    for digest in shelf.model(other).missing:
-        shelf.send(digest, content if digest == digest_of(content) else None)
-    assert shelf.model(other).result == "made"
-    error = shelf.refuses(Malformed, lambda: shelf.model(with_weights(shelf, content)))
-    assert error.field == "variants[0].files[0]"
-
-
-def test_weights_with_other_tensors_than_declared_are_refused(shelf: Shelf) -> None:
-    variant = shelf.built.models[0].manifest.variants[0]
-    inputs = (replace(variant.inputs[0], name="petals"),)
-    model = replace(shelf.built.models[0].manifest, variants=(replace(variant, inputs=inputs),))
-    shelf.model(model)
-    error = shelf.refuses(Malformed, lambda: shelf.send(shelf.weights))
-    assert "has no input 'petals'; it has features; also needs features" in error.message
-
-
-def test_tflite_weights_are_looked_at_as_such(shelf: Shelf) -> None:
-    """A publisher who names the wrong runtime hears it before any device does."""
-    variant = shelf.built.models[0].manifest.variants[0]
-    model = replace(shelf.built.models[0].manifest, variants=(replace(variant, runtime="tflite"),))
-    shelf.model(model)
-    error = shelf.refuses(Malformed, lambda: shelf.send(shelf.weights))
-    assert error.field == "variants[0].files[0]"
-    assert "is not a TFLite model" in error.message
-
-
-def test_variants_with_other_tensors_are_refused(shelf: Shelf) -> None:
-    """An application must not see which one a device runs."""
-    model = shelf.built.models[0].manifest
-    other = replace(model.variants[0], name="small", outputs=(replace(model.variants[0].outputs[0], shape=(1, 3)),))
-    error = shelf.refuses(Malformed, lambda: shelf.model(replace(model, variants=(*model.variants, other))))
-    assert error.field == "variants[1].outputs"
 
 
 def test_a_wrong_size_of_bytes_that_are_here_is_refused(shelf: Shelf) -> None:
