@@ -86,7 +86,7 @@ def test_a_model_that_hangs_is_killed_and_the_refuge_answers(bench: GatewayBench
     assert (status, answer["model_version"]) == (200, "1.0.0")
     bad = next(one for one in found.agent.windows() if one.release == found.bad.release)
     assert (bad.errors, bad.hangs, bad.failed_over) == (1, 1, 1)
-    found.agent.until_state(found.bad, "ready", since=len(found.agent.heard) - 1)
+    found.agent.comes_to(found.bad, "ready")
 
 
 def test_kill_9_of_the_serving_worker_under_load_fails_no_request(bench: GatewayBench) -> None:

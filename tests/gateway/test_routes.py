@@ -271,7 +271,7 @@ def test_a_slot_that_is_named_again_while_it_drains_goes_on(bench: GatewayBench)
             load.until_answered_by("1.0.0", 3)
             agent.until_in_force(agent.serve(new))
             agent.until_in_force(agent.serve(old, testing=new))
-            agent.until_state(new, "ready", since=len(agent.heard) - 1)
+            agent.comes_to(new, "ready")
     assert load.failed == []
 
 

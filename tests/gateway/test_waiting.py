@@ -65,7 +65,7 @@ def test_nobody_waits_longer_than_a_request_may_take(bench: GatewayBench) -> Non
     agent, target = alone(bench, Limits(deadline_ms=100, load_deadline_s=20), load="slow:3000")
     with bench.http() as http:
         assert http.infer(all_="crash")[0] == 503
-        agent.until_state(target, "loading", since=len(agent.heard) - 1)
+        agent.comes_to(target, "loading")
         status, answer = http.infer()
     assert (status, answer["error"]) == (503, f"{PIPELINE}: no release can answer now: 1.0.0 is loading")
 
@@ -103,7 +103,7 @@ def test_a_request_that_failed_in_one_slot_waits_for_the_other(bench: GatewayBen
     serving, refuge = (installed(bench.folder, version, limits=PATIENT) for version in ("1.1.0", "1.0.0"))
     agent.until_in_force(agent.serve(serving, refuge))
     os.kill(agent.until_state(refuge, "ready").worker_pid, signal.SIGKILL)
-    agent.until_state(refuge, "loading", since=len(agent.heard) - 1)
+    agent.comes_to(refuge, "loading")
     with bench.http() as http:
         status, answer = http.infer(v1_1_0="null")
     assert (status, answer["model_version"]) == (200, "1.0.0")
@@ -140,7 +140,7 @@ def test_a_request_that_killed_both_workers_is_refused_from_then_on(bench: Gatew
     windows = {one.release: one for one in agent.windows()}
     assert (windows[serving.release].input_faults, windows[serving.release].errors) == (1, 0)
     for target in (serving, refuge):
-        found = agent.until_state(target, "ready", since=len(agent.heard) - 2)
+        found = agent.comes_to(target, "ready")
         assert (found.losses, found.loads) == (0, 2)
 
 

@@ -157,6 +157,11 @@ class AgentEnd:
 
         return self.until(found, since=since)
 
+    def comes_to(self, target: Target, state: SlotState) -> control.SlotStatus:
+        """It is in `state` by the newest status that was heard, or by a later one."""
+        statuses = [number for number, message in enumerate(self.heard) if isinstance(message, Status)]
+        return self.until_state(target, state, since=statuses[-1])
+
     def windows(self) -> tuple[Window, ...]:
         """Close all windows, and have those that are not acknowledged."""
         since = len(self.heard)

@@ -40,7 +40,7 @@ def after_one_blank_image(bench: GatewayBench, model: bytes | None = None, limit
         body = json.dumps({"inputs": [installed_release.tensor("image", image)]}).encode()
         status, answer = http.infer_raw(body)
     assert status == 200, answer
-    ready = agent.until_state(bad, "ready", since=len(agent.heard) - 1)
+    ready = agent.comes_to(bad, "ready")
     window = next(one for one in agent.windows() if one.release == bad.release)
     return Came(str(answer["model_version"]), window, ready, agent, good)
 
