@@ -18,6 +18,8 @@ from holdfast_shared.wire.report import Window
 
 # A healthy device is judged breaching once in this many looks. Devices are many and look often, so it is small.
 FALSE_ALARM: Final = 1e-4
+# So many bad ones are no breach yet, and too many for a pass: 4 of 40 where 1 % may be. Whoever waits for a pass waits for more.
+DOUBT: Final = 1e-2
 # p99: one in a hundred may be slower.
 SLOW_SHARE_ALLOWED: Final = 0.01
 
@@ -52,13 +54,16 @@ def judge(metric: str, threshold: float, window: Window, requests_min: int) -> J
         return _judge_memory(threshold, window, requests_min)
     bad, total, allowed = _bad_of_total(metric, threshold, window)
     chance = upper_tail(min(bad, total), total, allowed)
-    if chance < FALSE_ALARM and bad >= 2:  # a single bad request is never a breach: it may be the request
-        verdict = Verdict.FAIL if total >= requests_min else Verdict.INSUFFICIENT
-    else:
-        verdict = Verdict.PASS if total >= requests_min else Verdict.INSUFFICIENT
+    verdict = _by_chance(chance, bad) if total >= requests_min else Verdict.INSUFFICIENT
     return Judgement(
         verdict=verdict, metric=metric, threshold=threshold, requests=total, bad=bad, allowed=allowed, chance=chance
     )
+
+
+def _by_chance(chance: float, bad: int) -> Verdict:
+    if bad < 2 or chance >= DOUBT:  # a single bad request is no breach and no doubt: it may be the request
+        return Verdict.PASS
+    return Verdict.FAIL if chance < FALSE_ALARM else Verdict.INSUFFICIENT
 
 
 def judge_drift(threshold: float, watch: Watch) -> Judgement:

@@ -51,8 +51,8 @@ ROLLOUT_S: Final = 90.0
 SEEN_S: Final = 60.0
 ANSWER_S: Final = 30.0
 LOOK_S: Final = 0.1
-# How waves are judged here: in seconds, on enough requests that a quarter of bad ones is beyond doubt.
-WATCHED: Final = ("--soak", "1", "--requests-min", "40", "--deadline", "80")
+# How waves are judged here: in seconds, on enough requests that a quarter of bad ones passes once in 20 000 rollouts (3 of 60).
+WATCHED: Final = ("--soak", "1", "--requests-min", "60", "--deadline", "80")
 _LOG_CHARACTERS: Final = 3000
 _OK: Final = 200
 
