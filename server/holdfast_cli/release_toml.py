@@ -299,8 +299,6 @@ def _reserved(described: ReleaseToml) -> list[Fault]:
 
     if described.previous_may_go:
         later("previous_may_go", "`previous` is always kept; leave it out")
-    if described.agent_version_min is not None:
-        later("agent_version_min", "leave it out")
     for path, table in described.tables.items():
         for index, variant in enumerate(table.variants):
             if variant.runtime == "python" and SYSTEM_ENVIRONMENT in described.environments:

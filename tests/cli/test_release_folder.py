@@ -194,10 +194,9 @@ CASES = [
     Case(
         "minimum agent",
         'version = "1.0.0"\ndescription',
-        'version = "1.0.0"\nagent_version_min = "2.0.0"\ndescription',
+        'version = "1.0.0"\nagent_version_min = "2"\ndescription',
         "agent_version_min",
-        "not supported yet",
-        NotSupported,
+        "2",
     ),
     Case(
         "requires itself",

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from holdfast_agent.fetch.outcome import Failed
-from holdfast_shared import variants
+from holdfast_shared import __version__, variants
 from holdfast_shared.errors import NotSupported
 from holdfast_shared.failure_codes import FailureCode
 from holdfast_shared.identifiers import SYSTEM_ENVIRONMENT
+from holdfast_shared.semver import Version
 from holdfast_shared.variants import Machine
 from holdfast_shared.wire.release import ModelVersion, Release, Variant
 
@@ -25,9 +26,10 @@ def check_supported(release: Release, models: Sequence[ModelVersion], environmen
             field="environments",
             next_step="assign it in one of those",
         )
-    if release.agent_version_min is not None:
+    needed = release.agent_version_min
+    if needed is not None and Version(__version__) < Version(needed):
         raise NotSupported(
-            "the release asks for what this agent does not do yet",
+            f"the release needs an agent of version {needed}; this one is {__version__}",
             field="agent_version_min",
             next_step="update the agent",
         )

@@ -76,12 +76,10 @@ def check_release(release: Release, models: Mapping[str, ModelVersion], environm
                 field=f"environments[{index}]",
                 next_step="publish it first: holdfast environment publish",
             )
-    for refused, field, what, then in (
-        (release.previous_may_go, "previous_may_go", "giving up `previous` for space", "leave it out"),
-        (release.agent_version_min is not None, "agent_version_min", "a minimum agent version", "leave it out"),
-    ):
-        if refused:
-            raise NotSupported(f"{what} is not supported yet", field=field, next_step=then)
+    if release.previous_may_go:
+        raise NotSupported(
+            "giving up `previous` for space is not supported yet", field="previous_may_go", next_step="leave it out"
+        )
     for index, guardrail in enumerate(release.guardrails):
         if lacking := release.lacks(guardrail.metric):
             raise Malformed(

@@ -15,7 +15,7 @@ from holdfast_agent.edge import blobs, request
 from holdfast_agent.fetch import staging
 from holdfast_agent.fetch.manifests import Order
 from holdfast_agent.fetch.outcome import Outcome
-from holdfast_shared import durable, signing, strict_json
+from holdfast_shared import __version__, durable, signing, strict_json
 from holdfast_shared.variants import Machine
 from holdfast_shared.wire.release import (
     BLOB_BYTES_MAX,
@@ -67,6 +67,12 @@ def test_a_damaged_manifest_is_repaired_and_no_blob_is_fetched(bench: Bench, dig
     bench.folder.manifest(digest).write_bytes(b"{}")
     assert bench.fetch().ok
     assert [asked.path for asked in bench.server.requests] == [f"/api/v1/manifests/{digest}"]
+
+
+def test_an_agent_that_is_new_enough_stages_a_release_that_says_which_it_needs(bench: Bench) -> None:
+    published = publish(making=Making(release={"agent_version_min": __version__}))
+    bench.serve(published)
+    assert bench.fetch(published, order=Order("digits", "1.0.0", published.digest)).ok
 
 
 def test_a_second_release_fetches_only_what_differs(bench: Bench) -> None:
@@ -159,7 +165,7 @@ def test_an_environment_that_may_not_or_cannot_be_used_is_refused_before_any_blo
         (Making(release={"critical": ("teleport",)}), "not-supported", "critical"),
         (Making(model={"critical": ("teleport",)}), "not-supported", "critical"),
         (Making(release={"environments": ("sha256:" + "a" * 64,)}), "not-supported", "not validated in"),
-        (Making(release={"agent_version_min": "99.0.0"}), "not-supported", "agent_version_min"),
+        (Making(release={"agent_version_min": "99.0.0"}), "not-supported", "an agent of version 99.0.0"),
         (Making(variant={"runtime": "python"}), "unfit", "runtime python"),
         (Making(hardware=Hardware(architectures=("riscv64", "armv7l"))), "unfit", "armv7l"),
         (Making(hardware=Hardware(accelerators=("coral",))), "unfit", "coral"),

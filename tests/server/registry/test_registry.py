@@ -122,11 +122,16 @@ def test_a_model_without_a_field_is_refused(shelf: Shelf, field: str) -> None:
     assert f"`{field}`" in error.message
 
 
+def test_the_least_version_of_an_agent_is_the_devices_to_judge(shelf: Shelf) -> None:
+    shelf.publish()
+    release = replace(shelf.built.release, version="2.0.0", agent_version_min="9.0.0")
+    assert shelf.release(release).result == "made"
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
         ({"previous_may_go": True}, "previous_may_go"),
-        ({"agent_version_min": "1.0.0"}, "agent_version_min"),
         ({"critical": ("halting_problem",)}, "critical"),
     ],
 )  # fmt: skip
