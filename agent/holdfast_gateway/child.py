@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Final
 
 from holdfast_gateway.confinement import Confinement
@@ -20,6 +19,8 @@ REAP_EVERY_MAX_S: Final = 1.0
 # From the end of its connection to its own: the kernel closes files first. One that lives on without a connection is killed then.
 ENDING_S: Final = 0.25
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_STATM_BYTES: Final = 256
+_CLOSED: Final = -1
 
 
 class Child:
@@ -55,6 +56,7 @@ class Child:
         self._confinement = confinement
         self._group = confinement.hold(self._process.pid, memory_bytes_max=memory_bytes_max)
         self._reaping: asyncio.TimerHandle | None = None
+        self._statm = _open_statm(self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -77,7 +79,7 @@ class Child:
     def memory_bytes(self) -> int:
         """Resident now; 0 when it is not there any more."""
         try:
-            return int(Path(f"/proc/{self.pid}/statm").read_bytes().split()[1]) * _PAGE_BYTES
+            return int(os.pread(self._statm, _STATM_BYTES, 0).split()[1]) * _PAGE_BYTES
         except (OSError, IndexError, ValueError):
             return 0
 
@@ -98,6 +100,9 @@ class Child:
         elif self.reaped:
             self._confinement.let_go(self._group)
             self._group = None
+            if self._statm != _CLOSED:
+                os.close(self._statm)
+                self._statm = _CLOSED
 
     def once_ended(self, call: Callable[[], None]) -> None:
         """Call it, once: when the process has ended, which is a moment after its files were closed, at the latest in ENDING_S."""
@@ -126,3 +131,11 @@ class Child:
             names = {int(known): known.name for known in signal.Signals}
             return f"killed by {names.get(-code, f'signal {-code}')}"
         return f"exited with status {code}"
+
+
+def _open_statm(process: int) -> int:
+    """Kept open, because it is read every second and to open it costs more. Without a free descriptor nothing is measured."""
+    try:
+        return os.open(f"/proc/{process}/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return _CLOSED

@@ -272,7 +272,8 @@ class Gateway:
         while True:
             self._service.alive(self._loop.time())
             await asyncio.sleep(min(TICK_S, self._service.beat_s or TICK_S))
-            self._say_how_it_is()
+            if not self._said_ready:  # afterwards it is said when something changes
+                self._say_how_it_is()
             for pipeline in self._pipelines.values():
                 pipeline.tick()
             self._leaving = [pipeline for pipeline in self._leaving if not pipeline.empty]

@@ -194,13 +194,28 @@ def test_who_asks_a_worker_that_is_on_its_way_out_is_not_to_blame(bench: Gateway
     assert "errors" not in counted(pair.window(pair.serving))
 
 
+def test_nothing_of_a_lost_worker_stays_open(bench: GatewayBench, pair: Pair) -> None:
+    living = pair.agent.until_state(pair.refuge, "ready").worker_pid
+    lost = pair.agent.until_state(pair.serving, "ready").worker_pid
+    assert {f"/proc/{pid}/statm" for pid in (living, lost)} <= set(_open_files(bench))
+    with bench.http() as http:
+        http.infer(v1_1_0="crash")
+    again = pair.agent.until(partial(_ready_with_loads, pair.serving, 2)).worker_pid
+    here = sorted(f"/proc/{pid}/statm" for pid in (living, again))
+    eventually(lambda: sorted(one for one in _open_files(bench) if "statm" in one) == here, "it stays open")
+
+
 def _watches_an_end(bench: GatewayBench) -> bool:
     """Whether the gateway waits for the end of a process."""
+    return "anon_inode:[pidfd]" in _open_files(bench)
+
+
+def _open_files(bench: GatewayBench) -> list[str]:
     found = []
     for descriptor in Path(f"/proc/{bench.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
             found.append(os.readlink(descriptor))  # noqa: PTH115 - no path
-    return "anon_inode:[pidfd]" in found
+    return found
 
 
 def _lost_once(target: Target, message: FromGateway) -> SlotStatus | None:
