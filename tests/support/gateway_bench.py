@@ -270,8 +270,8 @@ class GatewayBench:
         self._python, self._popen = python, popen or {}
         more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in gateway.items())
         self._config.write_text(
-            f'[device]\nid = "d-1"\nfleet = "f"\nstate = "{self.folder.root}"\nkey = "k"\nmembership = "m"\n'
-            'authorities = "a"\n[server]\nurl = "http://127.0.0.1:1"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
+            f'[device]\nid = "d-1"\nfleet = "f"\nstate = "{self.folder.root}"\nkey = "/k"\nmembership = "/m"\n'
+            'authorities = "/a"\n[server]\nurl = "http://127.0.0.1:1"\n[broker]\nurl = "mqtt://127.0.0.1:1"\n'
             f'[gateway]\nlisten = "127.0.0.1:0"\nstandby = "{standby}"\n{more}'
         )
 

@@ -76,7 +76,7 @@ def provisioned(folder: Path, server: str) -> tuple[Path, StateFolder]:
     """A device's configuration file and state folder; it holds no key, which fetch does not need."""
     state, path = folder / "state", folder / "agent.toml"
     (folder / "authorities.json").write_bytes(strict_json.encode(authorities()))
-    device = {"id": "camera-7", "fleet": "acme", "state": str(state), "key": "none", "membership": "none"}
+    device = {"id": "camera-7", "fleet": "acme", "state": str(state), "key": "/none", "membership": "/none"}
     device["authorities"] = str(folder / "authorities.json")
     lines = ["[device]", *(f"{name} = {json.dumps(value)}" for name, value in device.items())]
     lines += ["[server]", f'url = "{server}"', "[broker]", 'url = "mqtt://127.0.0.1:1"']

@@ -15,8 +15,8 @@ from holdfast_shared.assign import Target
 from holdfast_shared.errors import Missing
 
 _DO: Final = (
-    "the agent fetches damaged bytes again when the slot is next loaded, at the latest at a restart of holdfast-gateway;"
-    " if they rot again, replace the disk"
+    "the agent fetches damaged bytes again when it next reads its slots ([agent] verify_s); for now: systemctl restart"
+    " holdfast-gateway; if they rot again, replace the disk"
 )
 
 

@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
-from holdfast_agent.edge import time_zone
+from holdfast_agent.edge import time_zone, toml_faults
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared.errors import Malformed, Missing
 from holdfast_shared.identifiers import DeviceField, NameField
@@ -26,8 +27,12 @@ BYTES_PER_S_LEAST: Final = 4096
 BytesPerSecond = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
+# The services start in `/`, a person's command elsewhere: both must mean the same file.
+FilePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]+$", max_length=4096, examples=["/var/lib/holdfast"])]
 # Workers see these folders, and few others.
-LibraryPath = Annotated[str, msgspec.Meta(pattern=r"^/(usr|lib)/[^\x00]+$", max_length=256)]
+LibraryPath = Annotated[
+    str, msgspec.Meta(pattern=r"^/(usr|lib)/[^\x00]+$", max_length=256, examples=["/usr/lib/libedgetpu.so.1"])
+]
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,11 +45,11 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     id: DeviceField
     fleet: NameField
-    state: str
-    key: str
-    membership: str
-    authorities: str
-    run: str = ""
+    state: FilePath
+    key: FilePath
+    membership: FilePath
+    authorities: FilePath
+    run: FilePath | Literal[""] = ""
     accelerators: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=16)] = ()
     delegates: Annotated[dict[ShortText, LibraryPath], msgspec.Meta(max_length=16)] = {}
     time_zone: Annotated[str, msgspec.Meta(max_length=64)] = ""
@@ -53,12 +58,12 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`poll_s`: how often assignments are asked for over HTTP, jittered, even while MQTT is connected."""
 
-    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/]+$")]
+    url: Annotated[str, msgspec.Meta(pattern=r"^https?://[^/]+$", examples=["http://127.0.0.1:8080"])]
     poll_s: Seconds = 600.0
 
 
 class Broker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    url: Annotated[str, msgspec.Meta(pattern=r"^mqtts?://[^/:]+(:\d+)?$")]
+    url: Annotated[str, msgspec.Meta(pattern=r"^mqtts?://[^/:]+(:\d+)?$", examples=["mqtt://127.0.0.1:1883"])]
     keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 60
 
 
@@ -92,7 +97,9 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     condemned release may go on past it if `urgent_may_exceed`.
     """
 
-    metered: Annotated[str, msgspec.Meta(pattern=r"^(yes|no|/.{1,4000})$")] = "no"
+    metered: Annotated[str, msgspec.Meta(pattern=r"^(yes|no|/.{1,4000})$", examples=["yes", "no", "/run/metered"])] = (
+        "no"
+    )
     metered_bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 50_000_000
     urgent_may_exceed: bool = False
 
@@ -104,7 +111,9 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `worker_…` and `isolation_off`: how workers are confined, from outside and by themselves.
     """
 
-    listen: Annotated[str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|\[::1\]|localhost):\d+$")] = "127.0.0.1:8000"
+    listen: Annotated[
+        str, msgspec.Meta(pattern=r"^(127\.0\.0\.1|\[::1\]|localhost):\d+$", examples=["127.0.0.1:8000"])
+    ] = "127.0.0.1:8000"
     body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1024**3)] = 64 * 1024**2
     connections_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
     standby: Standby = "auto"
@@ -140,57 +149,53 @@ def load(path: Path) -> Configuration:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Malformed(f"{path} is not TOML: {error}", next_step="correct that line") from error
-    faults = _faults(tables)
+    faults = [*toml_faults.of(tables, Configuration), *_faults_beyond_types(tables)]
     if faults:
         raise Malformed(f"{path} has {len(faults)} fault(s): " + "; ".join(faults), next_step="correct them all")
-    found = msgspec.convert(tables, Configuration)
-    _check_sockets(path, found.folder)
-    return found
-
-
-def _check_sockets(path: Path, folder: StateFolder) -> None:
-    """Raises Malformed when a socket's path is longer than the kernel takes."""
-    longest = max((folder.gateway_socket, folder.control_socket, folder.agent_socket), key=lambda one: len(str(one)))
-    if len(str(longest).encode()) > SOCKET_PATH_BYTES_MAX:
-        raise Malformed(
-            f"{path}: {longest} has {len(str(longest).encode())} bytes; a socket's path has at most {SOCKET_PATH_BYTES_MAX}",
-            field="[device] run",
-            next_step='name a shorter folder for sockets, such as run = "/run/holdfast"',
-        )
-
-
-def _faults(tables: dict[str, Any]) -> list[str]:
-    """Every fault: each field is converted alone, so that one does not hide the next."""
-    faults = [f"[{name}] is no table here" for name in tables if name not in Configuration.__struct_fields__]
-    for section in msgspec.structs.fields(Configuration):
-        table = tables.get(section.name, {})
-        if not isinstance(table, dict):
-            faults.append(f"{section.name} must be a table")
-            continue
-        fields = {field.name: field for field in msgspec.structs.fields(section.type)}
-        faults += [f"[{section.name}] {name} is no field here" for name in table if name not in fields]
-        for name, field in fields.items():
-            if name not in table:
-                if field.required:
-                    faults.append(f"[{section.name}] {name} is missing")
-                continue
-            try:
-                msgspec.convert(table[name], field.type)
-            except msgspec.ValidationError as error:
-                faults.append(f"[{section.name}] {name}: {error}")
-    faults += _faults_beyond_types(tables)
-    return faults
+    return msgspec.convert(tables, Configuration)
 
 
 def _faults_beyond_types(tables: dict[str, Any]) -> Iterator[str]:
-    zone = _field(tables, "device", "time_zone")
-    if isinstance(zone, str) and not time_zone.is_known(zone):
+    zone = _text(tables, "device", "time_zone")
+    if zone and not time_zone.is_known(zone):
         yield f"[device] time_zone: {zone!r} is not known here; write an IANA name such as Europe/Berlin"
-    cap = _field(tables, "fetch", "bytes_per_s_max")
+    cap = tables["fetch"].get("bytes_per_s_max") if isinstance(tables.get("fetch"), dict) else None
     if isinstance(cap, int) and 0 < cap < BYTES_PER_S_LEAST:
         yield f"[fetch] bytes_per_s_max: {cap} is too little to fetch anything; at least {BYTES_PER_S_LEAST}, or 0 for no cap"
+    for section, name in (("server", "url"), ("broker", "url"), ("gateway", "listen")):
+        text = _text(tables, section, name)
+        why = _fault_of_address(text if "://" in text else f"//{text}") if text else ""
+        if why:
+            yield f"[{section}] {name}: {text!r} {why}"
+    state, run = _text(tables, "device", "state"), _text(tables, "device", "run")
+    if state:
+        yield from _fault_of_sockets(StateFolder(Path(state), Path(run) if run else None))
 
 
-def _field(tables: dict[str, Any], section: str, name: str) -> Any:
+def _fault_of_address(url: str) -> str:
+    """What a connection would fail with, and a pattern does not see."""
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError as error:  # the standard library's words: `Port out of range 0-65535`
+        return f"is no address: {error}"
+    if not host:
+        return "names no host"
+    return "names port 0, where nobody listens" if port == 0 and parts.scheme else ""
+
+
+def _fault_of_sockets(folder: StateFolder) -> Iterator[str]:
+    """A socket whose path is longer than the kernel takes."""
+    longest = max((folder.gateway_socket, folder.control_socket, folder.agent_socket), key=lambda one: len(str(one)))
+    if len(str(longest).encode()) > SOCKET_PATH_BYTES_MAX:
+        yield (
+            f"[device] run: {longest} has {len(str(longest).encode())} bytes, and a socket's path at most"
+            f' {SOCKET_PATH_BYTES_MAX}; name a shorter folder for sockets, such as run = "/run/holdfast"'
+        )
+
+
+def _text(tables: dict[str, Any], section: str, name: str) -> str:
+    """The field, as far as there is one and it is a text."""
     table = tables.get(section)
-    return table.get(name) if isinstance(table, dict) else None
+    found = table.get(name) if isinstance(table, dict) else None
+    return found if isinstance(found, str) else ""
