@@ -226,6 +226,8 @@ class Queue:
     def __init__(self, bench: GatewayBench, connections: int) -> None:
         self._peers = [Http(*bench.address) for _ in range(connections)]
         self._other = bench.http()
+        for peer in self._peers:  # one that is still being accepted is read after others that asked later
+            assert peer.get("/v2/health/live")[0] == 200
 
     def __enter__(self) -> Queue:
         return self

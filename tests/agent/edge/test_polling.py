@@ -150,6 +150,28 @@ def test_a_server_that_asks_for_time_gets_it(server: HostileServer, start: Start
     assert poll._round() == 3600
 
 
+def test_devices_that_began_together_poll_apart(server: HostileServer, got: queue.SimpleQueue[Polled]) -> None:
+    """Half of the time and half as much again, drawn anew each time."""
+    poll = AssignmentPoll(url=server.url, region="eu-west", device="camera-7", poll_s=600.0, emit=got.put)
+    waits = [poll._round() for _ in range(30)]
+    assert all(300 <= wait_s <= 900 for wait_s in waits)
+    assert max(waits) - min(waits) > 100
+
+
+def test_a_server_that_is_down_is_asked_ever_more_rarely_by_each_at_its_own_moment(
+    server: HostileServer, got: queue.SimpleQueue[Polled]
+) -> None:
+    """Full jitter below a bound that doubles up to the ordinary wait."""
+    server.on(REGION, status(500))
+    poll = AssignmentPoll(url=server.url, region="eu-west", device="camera-7", poll_s=600.0, emit=got.put)
+    waits = [poll._round() for _ in range(40)]
+    bounds = [min(600.0, polling.RETRY_FIRST_S * 2.0**failures) for failures in range(40)]
+    assert all(0 <= wait_s <= bound for wait_s, bound in zip(waits, bounds, strict=True))
+    assert max(waits[10:]) > 200 > min(waits[10:])
+    server.on(REGION, listing())
+    assert poll._round() >= 300, "and it is forgotten once it answers"
+
+
 def test_a_document_larger_than_any_may_be_is_not_handed_on(
     server: HostileServer, got: queue.SimpleQueue[Polled], start: Start
 ) -> None:

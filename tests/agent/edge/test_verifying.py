@@ -55,6 +55,31 @@ def test_a_manifest_that_is_gone_is_damage(folder: StateFolder) -> None:
     assert read(SlotVerifier(folder, said.put), said).damaged == {TWO.digest}
 
 
+def test_it_asks_the_disk_and_not_the_pages_that_the_kernel_still_has(folder: StateFolder) -> None:
+    """By the kernel's own count of what this process had from storage: pages in memory say nothing about the disk below."""
+    path = folder.blob(ONE.weights)
+    size_bytes = path.stat().st_size
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())  # else its pages could not be let go of
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = from_storage_bytes()
+        stream.read()
+        if from_storage_bytes() - before < size_bytes:
+            pytest.skip("the temporary folder lies in memory, where there is no disk to ask")
+    before = from_storage_bytes()
+    path.read_bytes()
+    assert from_storage_bytes() == before, "from here on the kernel has all of it"
+    said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
+    assert read(SlotVerifier(folder, said.put), said).damaged == frozenset()
+    assert from_storage_bytes() - before >= size_bytes
+
+
+def from_storage_bytes() -> int:
+    """proc(5), `read_bytes`."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("read_bytes:")))
+
+
 def test_it_reads_no_faster_than_it_may(folder: StateFolder) -> None:
     said: queue.SimpleQueue[SlotsVerified] = queue.SimpleQueue()
     size_bytes = folder.blob(ONE.weights).stat().st_size + folder.blob(TWO.weights).stat().st_size

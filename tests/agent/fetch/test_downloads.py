@@ -81,10 +81,19 @@ def test_a_file_that_changed_meanwhile_is_fetched_from_nothing(bench: Bench) -> 
     assert ranges(bench)[-1] == ""
 
 
-def span(start: int, end: int, total: object, content: bytes) -> Behaviour:
-    return lambda turn: turn.send(
-        head(206, Content_Length=len(content), Content_Range=f"bytes {start}-{end}/{total}") + content
-    )
+def span(start: int, end: int, total: object, content: bytes, **headers: object) -> Behaviour:
+    there = f"bytes {start}-{end}/{total}"
+    return lambda turn: turn.send(head(206, Content_Length=len(content), Content_Range=there, **headers) + content)
+
+
+def test_a_part_of_another_file_is_refused_by_its_etag_before_a_byte_of_it_is_kept(bench: Bench) -> None:
+    """A server that does not know If-Range sends the rest of what it has now: it is known before it has all come."""
+    begun(bench, WEIGHTS[:100_000], etag='"older"')
+    rest = WEIGHTS[100_000:]
+    changed = span(100_000, len(WEIGHTS) - 1, len(WEIGHTS), rest, ETag='"newer"')
+    bench.server.on(WEIGHTS_PATH, changed, honest(WEIGHTS, ETAG))
+    assert bench.fetch().ok
+    assert ranges(bench) == ["bytes=100000-", ""], "though these bytes would have been the right ones"
 
 
 @pytest.mark.parametrize(
