@@ -116,6 +116,7 @@ def test_workers_run_as_their_own_user_with_less_priority(tmp_path: Path) -> Non
         assert fields["Groups"].split() == [str(os.getegid())]
         assert int(fields["CapEff"], 16) == 0
         assert fields["NoNewPrivs"] == "1"
+        assert oom_score_of(came.status.worker_pid) > oom_score_of(bench.pid), "workers go first when memory runs out"
         assert os.getpriority(os.PRIO_PROCESS, came.status.worker_pid) == os.getpriority(os.PRIO_PROCESS, 0) + 7
         assert told(came.agent).degraded == {}
         assert told(came.agent).applied == {
@@ -186,6 +187,10 @@ def test_a_user_that_is_not_there_is_told(tmp_path: Path) -> None:
 def status_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+def oom_score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 class open_folder:  # noqa: N801 - used as a function

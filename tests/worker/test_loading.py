@@ -14,7 +14,7 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_cli import manifests
 from holdfast_shared.identifiers import digest_of
 from holdfast_shared.wire.release import Hardware, Tensor
-from holdfast_worker import installed, release_files, release_runner
+from holdfast_worker import fingerprint, installed, release_files, release_runner
 from holdfast_worker.failures import LoadRefused
 from holdfast_worker.release_files import Folders
 from holdfast_worker.release_runner import Outcome
@@ -50,6 +50,21 @@ def test_the_fingerprint_tells_runtime_and_machine_apart(state: StateFolder, pub
     assert found["numpy"] == np.__version__
     assert set(found) == {"runtime", "providers", "numpy", "python", "os", "kernel", "machine", "cpu_flags"}
     assert all(isinstance(value, str) for value in found.values())
+    assert found["kernel"] == f"{os.uname().sysname} {os.uname().release}"
+    assert found["machine"] == os.uname().machine
+
+
+def test_another_processor_is_another_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runtimes choose their kernels by its flags; their order says nothing."""
+    found = []
+    for flags in ("fpu sse2 avx512f", "avx512f sse2 fpu", "fpu sse2"):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+        monkeypatch.setattr(fingerprint, "_CPU_INFORMATION", tmp_path / "cpuinfo")
+        found.append(fingerprint.measure([])["cpu_flags"])
+    monkeypatch.undo()
+    assert found[0] == found[1] != found[2]
+    here = fingerprint.measure([])["cpu_flags"]
+    assert here not in ("", *found), "this machine's own, which is none of these"
 
 
 def test_the_sample_that_ships_is_loaded_as_publish_describes_it(state: StateFolder) -> None:

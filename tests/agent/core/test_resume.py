@@ -74,6 +74,22 @@ def test_a_trial_that_ended_meanwhile_hears_of_a_breach_before_it_commits(device
     assert device.slots == ("1", "", "")
 
 
+def test_a_trial_that_ended_meanwhile_is_not_committed_by_the_first_word_of_the_gateway(device: Playbook) -> None:
+    """Counts that are enough come before the breach that they hide: for a moment it is heard out."""
+    device.serve("1")
+    device.assigned(rule("2"), rule("1"))
+    device.to_trial("2")
+    device._to(device.now.monotonic_us + 3600 * SECOND)
+    restarted(device, "1", "2")
+    device.connect()
+    device.ready("1", "2")
+    device.tally(counts("2", requests=40))
+    device.wait(1)
+    assert device.pipeline.state == "trial"
+    device.tally(counts("2", requests=80, nulls=40))
+    assert device.slots == ("1", "", "")
+
+
 def test_a_fallback_under_way_is_told_after_the_restart(device: Playbook) -> None:
     device.serve("1")
     device.assigned(rule("2"), rule("1"))
@@ -124,17 +140,18 @@ def test_a_clock_set_back_cannot_stretch_a_backoff_past_a_day(device: Playbook) 
 
 
 def test_no_report_number_and_no_routes_serial_is_used_twice(device: Playbook) -> None:
-    serials = []
+    device.serve("1")
+    serials = [device.device.gateway.serial]
     for _ in range(5):
         for _ in range(3):
             device.wait(61)
-        serials.append(device.device.gateway.serial)
-        restarted(device)
+        restarted(device, "1")
         device.connect()
-        device.assigned(rule("1"))
+        serials.append(device.device.gateway.serial)
     numbers = [one.number for one in device.reports]
     assert len(numbers) == len(set(numbers))
     assert numbers == sorted(numbers)
+    assert serials == sorted(set(serials)), "what an earlier run said must never be taken for what this one wants"
 
 
 def test_a_restart_deletes_only_what_nothing_names_and_not_before_the_gateway_serves_it(device: Playbook) -> None:
