@@ -261,7 +261,7 @@ def test_a_well_device_has_nothing_but_ok(device: DeviceBench, two: tuple[Publis
     said = run(device, "doctor", "--json")
     assert said.status == 0, said
     assert {one["state"] for one in said.answer["checks"]} == {"ok"}, said.out
-    assert len(said.answer["checks"]) == 13
+    assert len(said.answer["checks"]) == 14
     assert run(device, "doctor").out.count("\n") == len(said.answer["checks"]), "one line each"
 
 

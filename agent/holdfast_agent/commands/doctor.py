@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from holdfast_agent.commands import around, on_device, within
+from holdfast_agent.commands import around, certificate, on_device, within
 from holdfast_agent.commands.told import Finding, Told
 from holdfast_agent.edge import configuration
 from holdfast_shared.errors import HoldfastError
@@ -51,6 +51,7 @@ def _findings(config: Path) -> Iterator[Finding]:
     yield around.agent(found.folder)
     yield around.broker(found.broker.url)
     yield from around.server(found.server.url, known)
+    yield from certificate.certificates(found.broker.url, found.server.url)
 
 
 def _lines(one: Finding) -> list[str]:
