@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_shared.wire.assignment import Rule
+from holdfast_agent.core.record import State
+from holdfast_shared.wire.assignment import Requests, Rule
 from holdfast_shared.wire.release import Trial
 from holdfast_shared.wire.report import Event
 from support import digits_models, installed_release
@@ -54,6 +55,24 @@ def holds(path: Path, raw: bytes) -> bool | None:
     return path.read_bytes() == raw or None
 
 
+def is_in(device: DeviceBench, state: State) -> bool | None:
+    return device.saved().state is state or None
+
+
+def rots_and_is_mended(device: DeviceBench, published: Published) -> None:
+    weights = published.models[0].variants[0].files[0].digest
+    device.files.on(f"/api/v1/blobs/{weights}", status(503))
+    path = device.state.blob(weights)
+    raw, known = flipped(path), len(device.events("degraded"))
+    told = device.eventually(partial(events_after, device, known), "the damage is told")
+    assert (told[0].code, told[0].release) == ("damaged-blob", published.ref)
+    device.eventually(lambda: degraded(device) or None, "a report that says degraded")
+    assert path.read_bytes() != raw
+    device.publish(published)
+    device.eventually(partial(holds, path, raw), "its bytes are whole again")
+    device.eventually(lambda: not degraded(device) or None, "a report that is not degraded")
+
+
 def test_bits_that_flip_on_the_disk_are_found_and_mended_while_the_release_serves_on(device: DeviceBench) -> None:
     """Both slots, one after the other. While the server has nothing to mend it with, the device says `degraded`, and serves."""
     one, two = release("1.0.0", digits_models.trained()), release("1.1.0", digits_models.trained(0.2))
@@ -64,19 +83,31 @@ def test_bits_that_flip_on_the_disk_are_found_and_mended_while_the_release_serve
         device.eventually(lambda: device.saved().candidate is None or None, "it is committed")
     with Traffic(device) as traffic:
         for published in (two, one):
-            weights = published.models[0].variants[0].files[0].digest
-            device.files.on(f"/api/v1/blobs/{weights}", status(503))
-            path = device.state.blob(weights)
-            raw, known = flipped(path), len(device.events("degraded"))
-            told = device.eventually(partial(events_after, device, known), "the damage is told")
-            assert (told[0].code, told[0].release) == ("damaged-blob", published.ref)
-            device.eventually(lambda: degraded(device) or None, "a report that says degraded")
-            assert path.read_bytes() != raw
-            device.publish(published)
-            device.eventually(partial(holds, path, raw), "its bytes are whole again")
-            device.eventually(lambda: not degraded(device) or None, "a report that is not degraded")
+            rots_and_is_mended(device, published)
     assert traffic.failed == []
     assert {version for _, version in traffic.answers} == {"1.1.0"}, "what served went on serving"
+    assert device.events("worker_lost") == []
+    assert device.saved().condemned_here == ()
+    assert [entry.cause for entry in device.saved().activations] == ["trial", "trial"]
+
+
+def test_bits_that_flip_during_a_trial_of_a_share_are_mended_while_it_lasts(device: DeviceBench) -> None:
+    """What answers most requests, and what is on trial: neither stops answering, and the trial goes on."""
+    one, two = release("1.0.0", digits_models.trained()), release("1.1.0", digits_models.trained(0.2))
+    fifth = Requests(share=2_000)
+    for published, requests in ((one, None), (two, fifth)):
+        device.publish(published)
+        rules = (Rule(mode="serve", release=published.ref, requests=requests), Rule(mode="serve", release=one.ref))
+        device.assign(*rules)
+        device.serves(published.ref.version)
+        state = State.IDLE if requests is None else State.TRIAL
+        device.eventually(partial(is_in, device, state), f"it is {state}")
+    with Traffic(device) as traffic:
+        for published in (one, two):
+            rots_and_is_mended(device, published)
+            assert (device.saved().state, device.saved().requests) == (State.TRIAL, fifth)
+    assert traffic.failed == []
+    assert {version for _, version in traffic.answers} == {"1.0.0", "1.1.0"}
     assert device.events("worker_lost") == []
     assert device.saved().condemned_here == ()
     assert [entry.cause for entry in device.saved().activations] == ["trial", "trial"]

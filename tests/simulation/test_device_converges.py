@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 
+from holdfast_shared.wire.assignment import Requests
 from support.device_world import World
 from support.playbook import assignment, rule, target
 
 SEEDS = int(os.environ.get("HOLDFAST_SIMULATION_SEEDS", "120"))
 TURNS = 500
 STARTS = 100
+SHARES = SEEDS // 10
+SHARE = Requests(share=500)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -48,6 +52,30 @@ def test_the_world_fails_in_every_way_and_devices_get_far() -> None:
     wanted |= {"damaged", "mended", "unreadable", "boot-loop", "a share", "spread"}
     wanted |= {"fallback", "rollback", "superseded", "guardrail-null-rate", "crash-loop", "self-test-failed"}
     assert wanted <= seen
+
+
+def test_a_share_that_lasts_in_a_failing_world() -> None:
+    """Nobody changes the decision: in weeks of restarts and rot the trial goes on, and slots are mended beside it."""
+    mended = lasted = 0
+    for seed in range(SHARES):
+        world = World(seed)
+        world.conducts = dict.fromkeys(world.conducts, "good")
+        world.decided = world.calm = True
+        for seq, rules in enumerate(([rule("1")], [msgspec.structs.replace(rule("2"), requests=SHARE), rule("1")]), 1):
+            world.documents.append(assignment(*rules, seq=seq))
+            world.calm_down()
+            assert world.settled
+        world.calm = False
+        for _ in range(TURNS):
+            world.turn()
+            assert world.device is not None
+            mended += world.device.record.pipeline("p").requests is not None and world.device.fetch is not None
+        world.calm_down()
+        assert world.settled, (world.saved_pipeline, world.saved.damaged, world.rotten, world.device)
+        lasted += world.saved_pipeline.requests == SHARE
+        assert {one.code for one in world.saved_pipeline.condemned_here} <= {"boot-loop"}, "and nothing else ends it"
+    assert mended > SHARES
+    assert lasted > 0
 
 
 @pytest.mark.parametrize("seed", range(2))

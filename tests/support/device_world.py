@@ -89,6 +89,7 @@ class World:
         self.fetching: Target | None = None
         self.wake_us = 0
         self.calm = False
+        self.decided = False  # the director says nothing new
         self.device: Device | None = None
         self._kills_between: list[int] = []
         self._orders: dict[tuple[str, str], tuple[int, int]] = {}
@@ -106,6 +107,9 @@ class World:
             self.publish()
             self._receive(self.documents[-1])
             return
+        if self.saved_pipeline.requests is not None and self.random.random() < 0.1:  # bits rot in those that last
+            self.rot()
+            return
         if self.saved_pipeline.trial_starts and self.random.random() < 0.2:  # a machine that fell over falls over again
             self.boot()
             return
@@ -119,6 +123,8 @@ class World:
 
     def publish(self) -> None:
         """The director's next document; what serves is condemned more often than the rest."""
+        if self.decided:
+            return
         pick, serving = self.random.choice, self.saved_pipeline.serving
         served = serving.release if serving is not None else None
         chances = {name: 0.4 if ref(name) == served else 0.08 for name in NAMES}
@@ -252,8 +258,7 @@ class World:
 
     def start(self) -> None:
         while self.device is None:
-            slots = _slots(self.saved_pipeline)
-            known = {slot.release.digest: self.manifest(slot.release.digest) for slot in slots}
+            known = {slot.release.digest: self.manifest(slot.release.digest) for slot in self.saved_pipeline.held}
             self._carry_out(step.resume(self.own, self.saved, known, self.now))
 
     def happened(self, event: events.Event) -> None:
@@ -334,7 +339,7 @@ class World:
 
     def _check_disk(self) -> None:
         shadow = self.saved_pipeline.shadow
-        for slot in (*_slots(self.saved_pipeline), *((shadow,) if shadow is not None else ())):
+        for slot in (*self.saved_pipeline.held, *((shadow,) if shadow is not None else ())):
             assert slot.digests <= self.disk, f"{slot} is in a slot and not on disk"
 
     def check_served(self, served: Target) -> None:
@@ -385,7 +390,7 @@ class World:
             return False
         if decision.serve is not None and decision.serve != pipeline.current:
             return False
-        if any(self.rotten & slot.digests for slot in _slots(pipeline)):
+        if any(self.rotten & slot.digests for slot in pipeline.held):
             return False  # it will be read, and mended
         served = self.gateway.serving if self.gateway is not None else None
         hopeless = self.device.gateway.failed(PIPELINE, pipeline.current)
@@ -398,10 +403,12 @@ class World:
         return missing.purpose == "shadow" and missing.target == self.saved_pipeline.previous and bad
 
     def _shares(self, decision: Decision) -> bool:
-        """The trial of the share that is wanted, which lasts. What rotted meanwhile is mended when it is over."""
+        """The trial of the share that is wanted, which lasts; what rotted meanwhile is mended beside it."""
         assert self.device is not None
         pipeline = self.device.record.pipeline(PIPELINE)
         served = self.gateway.serving if self.gateway is not None else None
+        if any(self.rotten & slot.digests for slot in pipeline.held) or self.device.live_of(PIPELINE).goal is not None:
+            return False
         return (pipeline.candidate, pipeline.requests) == (
             decision.serve,
             decision.requests,
@@ -421,9 +428,3 @@ class World:
 
     def _receive(self, document: Assignment) -> None:
         self.happened(events.DocumentReceived(scope="region/eu", pipeline=PIPELINE, envelope=signed(document)))
-
-
-def _slots(pipeline: PipelineRecord) -> list[Target]:
-    """What must be on disk: the two slots, and a candidate that serves."""
-    serving = pipeline.candidate if pipeline.state is State.TRIAL else None
-    return [slot for slot in (pipeline.current, pipeline.previous, serving) if slot is not None]

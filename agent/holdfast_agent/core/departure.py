@@ -122,18 +122,18 @@ def adopt(device: Device, name: str, now: Moment) -> Device:
 
 def stay(device: Device, name: str, now: Moment, *, code: str, detail: str) -> Device:
     """Say once that the device stays with what is not good. A trial ends: it is neither proven nor to be left."""
-    pipeline, live = device.record.pipeline(name), device.live_of(name)
+    pipeline = device.record.pipeline(name)
     assert pipeline.serving is not None
     target = pipeline.serving
     if pipeline.state is State.TRIAL:
         keep = not allowed(device, name, pipeline.current)
-        device = device.with_pipeline(name, slots.commit(pipeline, proven=False, keep_previous=keep))
-        device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
-    key = f"stay {code} {target.key}"
+        committed = slots.commit(pipeline, proven=False, keep_previous=keep)
+        device = without_work(device.with_pipeline(name, committed), name)
+    key, live = f"stay {code} {target.key}", device.live_of(name)
     if key in live.told:
         return device
     device = device.telling("stay", now, pipeline=name, target=target, code=code, detail=detail)
-    return device.with_live(name, replace(device.live_of(name), told=live.told | {key}))
+    return device.with_live(name, replace(live, told=live.told | {key}))
 
 
 def warn(device: Device, name: str, now: Moment, *, code: str, detail: str, target: Target | None = None) -> Device:
@@ -193,7 +193,7 @@ def reload_failed(device: Device, name: str, now: Moment) -> Device:
 
 
 def without_work(device: Device, name: str) -> Device:
-    """Without what the pipeline was fetching, testing or had shadow."""
+    """Without what the pipeline was fetching, testing or had shadow. A trial goes on, by the deadline that it has."""
     pipeline = device.record.pipeline(name)
     if pipeline.state in (State.FETCHING, State.STAGED, State.SELF_TESTING, State.SHADOWING):
         device = device.with_pipeline(name, slots.give_up_candidate(pipeline))
@@ -201,7 +201,9 @@ def without_work(device: Device, name: str) -> Device:
 
 
 def _without_fetch(device: Device, name: str) -> Device:
-    device = device.with_live(name, replace(device.live_of(name), goal=None, due_us=None, left_us=None))
+    live = device.live_of(name)
+    due_us = live.due_us if device.record.pipeline(name).state is State.TRIAL else None
+    device = device.with_live(name, replace(live, goal=None, due_us=due_us, left_us=None, mended_by_us=None))
     if device.fetch is not None and device.fetch[0] == name:
         device = replace(device, fetch=None).doing(StopFetch())
     return replace(device, garbage=True)

@@ -120,7 +120,8 @@ class Leaving:
 class Live:
     """What is known of one pipeline only while the agent runs. Times are CLOCK_MONOTONIC µs.
 
-    `due_us` is the state's deadline; while it is not counted, `left_us` is what is left of it. `retry_us` is when the target
+    `due_us` is the state's deadline; while it is not counted, `left_us` is what is left of it. `mended_by_us` is the deadline of
+    a fetch beside a trial, which has a deadline of its own. `retry_us` is when the target
     that should serve may be tried again, `repair_us` by slot when it may be mended again.
     `counted` are requests of the trial's release in closed windows, `tallied` those in its newest tally.
     `watch` is what its closed windows say of drift.
@@ -134,6 +135,7 @@ class Live:
     goal: Goal | None = None
     due_us: int | None = None
     left_us: int | None = None
+    mended_by_us: int | None = None
     retry_us: int | None = None
     repair_us: Mapping[str, int] = field(default_factory=dict)
     held_us: int | None = None

@@ -89,9 +89,7 @@ def goals_of(device: Device, name: str, decision: Decision) -> Iterator[Goal]:
     pipeline = device.record.pipeline(name)
     if decision.serve is not None and not _is(pipeline.current, decision.serve):
         yield Goal("serve", decision.serve)
-    for slot in (pipeline.current, pipeline.previous):
-        if slot is not None and _damaged(device, name, slot):
-            yield Goal("repair", slot)
+    yield from (Goal("repair", slot) for slot in pipeline.held if _damaged(device, name, slot))
     if decision.standby is not None and pipeline.current is not None:
         wanted = not _is(pipeline.current, decision.standby) and not _is(pipeline.previous, decision.standby)
         if wanted and not allowed(device, name, pipeline.previous):

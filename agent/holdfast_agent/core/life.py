@@ -10,8 +10,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, assert_never
 
-from holdfast_agent.core import backoff, deadlines, departure, requirements, shadow, slots, spread, trial, verification
-from holdfast_agent.core.commands import CollectGarbage, StartFetch, StopFetch, Tell
+from holdfast_agent.core import (
+    backoff,
+    deadlines,
+    departure,
+    downloads,
+    requirements,
+    shadow,
+    slots,
+    spread,
+    trial,
+    verification,
+)
+from holdfast_agent.core.commands import Tell
 from holdfast_agent.core.device import SECOND_US, Device, Goal, Live
 from holdfast_agent.core.events import FetchEnded, Moment
 from holdfast_agent.core.guardrails import breach_of, told_of
@@ -23,7 +34,6 @@ from holdfast_agent.core.intent import (
     decision_of,
     goals_of,
     obstacle,
-    wanted_digests,
 )
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import RetryLoad, Tallied
@@ -55,7 +65,8 @@ def advance(device: Device, name: str, now: Moment) -> Device:
         case State.SHADOWING:  # for weeks, maybe: the two slots are looked after as in idle
             return _work(departure.reload_failed(device, name, now), name, decision, now)
         case State.TRIAL:
-            return trial.soaked(device, name, decision, now)
+            soaked = trial.soaked(device, name, decision, now)
+            return soaked if soaked is not device else downloads.mended_beside_trial(device, name, decision, now)
         case State.FALLING_BACK:
             return departure.confirm(device, name, now)
         case _ as impossible:
@@ -76,11 +87,11 @@ def fetched(device: Device, ended: FetchEnded, now: Moment) -> Device:
     if not ended.ok or ended.release is None:
         code = ended.code or FailureCode.FETCH_DAMAGED
         wait_us = max(
-            backoff.delay_us(_failures(device, name, goal), ended.draw),
+            backoff.delay_us(downloads.failures(device, name, goal), ended.draw),
             min(int(ended.retry_after_s * SECOND_US), backoff.CAP_US),
         )
         device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=ended.detail)
-        return _try_later(device, name, now, wait_us)
+        return downloads.tried_later(device, name, now, wait_us)
     device = replace(device, releases={**device.releases, goal.target.release.digest: ended.release})
     for digest in sorted(goal.target.digests):
         device = verification.mended(device, digest, now)
@@ -154,11 +165,10 @@ def _remove(device: Device, name: str, now: Moment) -> Device:
 def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     """Idle: fetch what is missing, unless something stands in the way."""
     device = spread.begun(shadow.forgotten(device, name, decision), name, decision, now)
-    pipeline, live = device.record.pipeline(name), device.live_of(name)
-    goal = _next(device, name, decision, now)
+    goal = downloads.next_goal(device, name, decision, now)
     if goal is None:
         return trial.counted_enough(_waiting(device, name, ""), name)
-    why = _hindrance(device, name, decision, goal, now)
+    why = downloads.hindrance(device, name, decision, goal, now)
     first = device.fetch[0] if device.fetch is not None else None
     if not why and first is not None and (not decision.urgent or decision_of(device, first).urgent):
         why = f"the download for {first} goes first"
@@ -166,61 +176,7 @@ def _begin(device: Device, name: str, decision: Decision, now: Moment) -> Device
         return _waiting(device, name, why)
     if first is not None:  # what serves here is condemned: the other download goes on later, where its bytes end
         device = departure.without_work(device, first)
-    device = device.with_pipeline(name, slots.begin_fetch(pipeline, goal.target))
-    from_disk = bool(closed_to_download(device, decision, goal, now))
-    due_us = deadlines.fetched_by(now)
-    live = replace(live, goal=goal, due_us=due_us, held_us=None, from_disk=from_disk, waiting_for="")
-    device = device.with_live(name, live if goal.purpose == "repair" else replace(live, retry_us=None))
-    device = replace(collected(device), fetch=(name, goal.target))
-    return device.doing(StartFetch(pipeline=name, target=goal.target, urgent=decision.urgent, from_disk=from_disk))
-
-
-def _next(device: Device, name: str, decision: Decision, now: Moment) -> Goal | None:
-    """What to fetch: what is missing first; while that must wait, a damaged slot, which is somebody's refuge, need not."""
-    goals = list(goals_of(device, name, decision))
-    if goals and _hindrance(device, name, decision, goals[0], now):
-        repairs = (one for one in goals if one.purpose == "repair")
-        return next((one for one in repairs if not _hindrance(device, name, decision, one, now)), goals[0])
-    return goals[0] if goals else None
-
-
-def _hindrance(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> str:
-    """What keeps it from being fetched now, in words, or nothing: an obstacle, the time of day, or that it failed a while ago."""
-    live, failures = device.live_of(name), _failures(device, name, goal)
-    again_us = live.repair_us.get(goal.target.key) if goal.purpose == "repair" else live.retry_us
-    why = obstacle(device, name, decision, goal, now)
-    if not why and goal.target.key not in live.perhaps_here:
-        why = closed_to_download(device, decision, goal, now)
-    if not why and failures and again_us is not None and _is_waited_for(again_us, decision, now):
-        why = f"{goal.target.release.version} failed {failures} time(s); it is tried again later"
-    if not why and live.held_us is not None and _is_waited_for(live.held_us, decision, now):
-        why = live.held_for
-    return why
-
-
-def _is_waited_for(retry_us: int, decision: Decision, now: Moment) -> bool:
-    """A wait that began when nothing was urgent, and may last a day, ends when what serves is condemned."""
-    left_us = retry_us - now.monotonic_us
-    return left_us > 0 and not (decision.urgent and left_us > backoff.URGENT_CAP_US)
-
-
-def collected(device: Device) -> Device:
-    """With what no slot and no decision names deleted, if anything changed. Never while a fetch is under way.
-
-    Nor before the gateway says that it serves what the record says: until then it may serve, and reload, what was before.
-    """
-    if not device.garbage or device.fetch is not None or not _in_force(device):
-        return device
-    keep = frozenset(digest for name in device.names for digest in wanted_digests(device, name))
-    releases = {digest: release for digest, release in device.releases.items() if digest in keep}
-    return replace(device, garbage=False, releases=releases).doing(CollectGarbage(keep))
-
-
-def _in_force(device: Device) -> bool:
-    serving = {name: device.record.pipeline(name).serving for name in device.names}
-    return device.gateway.heard and all(
-        device.live_of(name).confirmed == one or device.gateway.failed(name, one) for name, one in serving.items()
-    )
+    return downloads.begun(device, name, decision, goal, now)
 
 
 def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
@@ -236,15 +192,14 @@ def _work(device: Device, name: str, decision: Decision, now: Moment) -> Device:
     if not live.from_disk and closed_to_download(device, decision, goal, now):  # what came stays, for the next window
         return departure.without_work(device, name)
     if live.due_us is not None and now.monotonic_us >= live.due_us:
-        device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=FailureCode.FETCH_TOO_SLOW)
-        return _try_later(replace(device, fetch=None).doing(StopFetch()), name, now, backoff.BASE_US)
+        return downloads.given_up_as_too_slow(device, name, now)
     return device
 
 
 def _is_wanted(device: Device, name: str, decision: Decision, goal: Goal, now: Moment) -> bool:
     """Whether it is still first: of all that is missing, or, a repair, of what need not wait."""
     if goal.purpose == "repair":
-        return goal == _next(device, name, decision, now)
+        return goal == downloads.next_goal(device, name, decision, now)
     return goal == next(goals_of(device, name, decision), None)
 
 
@@ -262,8 +217,8 @@ def _arrived(device: Device, name: str, goal: Goal, now: Moment) -> Device:
             device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
             return device.telling("staged", now, pipeline=name, target=goal.target, detail="standby", urgent=False)
         case "repair":  # counts as an attempt: bytes that go bad again and again must not become a busy loop
-            wait_us = backoff.repeated_us(_failures(device, name, goal))
-            device = _try_later(device, name, now, wait_us)
+            wait_us = backoff.repeated_us(downloads.failures(device, name, goal))
+            device = downloads.tried_later(device, name, now, wait_us)
             if not device.gateway.failed(name, goal.target):  # it serves from memory, and goes on
                 return device
             return _tell_to_reload(device, name, goal)
@@ -360,30 +315,7 @@ def _passed(device: Device, name: str, decision: Decision, goal: Goal, now: Mome
 def _given_up(device: Device, name: str, goal: Goal, now: Moment, *, code: str, detail: str = "") -> Device:
     """It is here and comes to nothing, for no fault that condemns it: told, and tried again ever less often."""
     device = device.telling("fetch_failed", now, pipeline=name, target=goal.target, code=code, detail=detail)
-    return _try_later(device, name, now, backoff.repeated_us(_failures(device, name, goal)))
-
-
-def _try_later(device: Device, name: str, now: Moment, wait_us: int) -> Device:
-    """Idle, with one more failed attempt that condemns nothing."""
-    goal = device.live_of(name).goal
-    assert goal is not None
-    device = departure.without_work(device, name)
-    if decision_of(device, name).urgent:
-        wait_us = min(wait_us, backoff.URGENT_CAP_US)
-    pipeline, live = device.record.pipeline(name), device.live_of(name)
-    not_before, again_us = max(now.at, 0) + wait_us, now.monotonic_us + wait_us
-    if goal.purpose == "repair":
-        changed = slots.repaired_once_more(pipeline, goal.target, not_before)
-        waits = {one.target: live.repair_us.get(one.target, again_us) for one in changed.repairs}
-        waits[goal.target.key] = again_us
-        return device.with_pipeline(name, changed).with_live(name, replace(live, repair_us=waits))
-    device = device.with_pipeline(name, slots.failed_once_more(pipeline, goal.target, not_before))
-    return device.with_live(name, replace(live, retry_us=again_us))
-
-
-def _failures(device: Device, name: str, goal: Goal) -> int:
-    count = slots.repairs if goal.purpose == "repair" else slots.failures
-    return count(device.record.pipeline(name), goal.target)
+    return downloads.tried_later(device, name, now, backoff.repeated_us(downloads.failures(device, name, goal)))
 
 
 def _waiting(device: Device, name: str, why: str) -> Device:

@@ -21,7 +21,7 @@ SIZE_BYTES_MAX: Final = 8 * 1024**2
 # The newest activations kept: enough to read a year of a device's life, few enough to stay one small write.
 ACTIVATIONS_MAX: Final = 64
 CONDEMNED_HERE_MAX: Final = 64
-REPAIRS_MAX: Final = 4  # there are two slots
+REPAIRS_MAX: Final = 4  # there are two slots, and one on trial
 
 
 class State(StrEnum):
@@ -106,6 +106,12 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     def shadow(self) -> Target | None:
         """What is asked beside it, and answers nobody."""
         return self.candidate if self.state is State.SHADOWING else None
+
+    @property
+    def held(self) -> tuple[Target, ...]:
+        """The slots whose bytes must verify: the two, and one on trial, which may be so for weeks."""
+        tried = self.candidate if self.state is State.TRIAL else None
+        return tuple(one for one in (self.current, self.previous, tried) if one is not None)
 
     @property
     def answering(self) -> tuple[Target, ...]:

@@ -131,9 +131,8 @@ def _spooled(
 def pipeline_report(device: Device, name: str) -> PipelineReport:
     """One pipeline as it is; `serving` by the gateway's word, the slots by the record's."""
     pipeline, live = device.record.pipeline(name), device.live_of(name)
-    slots = [slot for slot in (pipeline.current, pipeline.previous) if slot is not None]
     doubtful = {*device.record.damaged, *device.verification.unreadable}
-    rotten = any(bool(slot.digests & doubtful) for slot in slots)
+    rotten = any(bool(slot.digests & doubtful) for slot in pipeline.held)
     return PipelineReport(
         pipeline=name,
         state=pipeline.state.value,
@@ -143,7 +142,7 @@ def pipeline_report(device: Device, name: str) -> PipelineReport:
         candidate=_candidate(device, name, pipeline),
         condemned_here=tuple(_condemned(one) for one in pipeline.condemned_here[-CONDEMNED_REPORTED_MAX:]),
         single=pipeline.single,
-        degraded=rotten or any(device.gateway.failed(name, slot) for slot in slots),
+        degraded=rotten or any(device.gateway.failed(name, slot) for slot in pipeline.held),
         requests=pipeline.requests,
         waiting_for=live.waiting_for if pipeline.state is not State.FETCHING else "",
     )

@@ -229,7 +229,7 @@ def failures(pipeline: PipelineRecord, target: Target) -> int:
 def repaired_once_more(pipeline: PipelineRecord, slot: Target, not_before: int) -> PipelineRecord:
     """One more attempt to mend the slot, good or not, and when the next may be. Of slots that are left none is kept."""
     entry = Attempts(target=slot.key, count=repairs(pipeline, slot) + 1, not_before=not_before)
-    held = {one.key for one in (pipeline.current, pipeline.previous) if one is not None}
+    held = {one.key for one in pipeline.held}
     others = (one for one in pipeline.repairs if one.target != slot.key and one.target in held)
     return msgspec.structs.replace(pipeline, repairs=(*others, entry))
 

@@ -19,6 +19,7 @@ from holdfast_agent.core import (
     dataplane,
     deadlines,
     departure,
+    downloads,
     intent,
     life,
     reporting,
@@ -139,7 +140,7 @@ def _settled(before: Record, device: Device, now: Moment) -> Step:
         else:
             raise AssertionError(f"{name} changes for ever: {device.record.pipeline(name)}")
     device = _unmet_told(device, now)
-    device = verification.settled(life.collected(dataplane.told(device)), now)
+    device = verification.settled(downloads.collected(dataplane.told(device)), now)
     device = reporting.reported(device, now)
     commands = device.outgoing
     if device.record != before:
@@ -240,7 +241,15 @@ def _wake_us(device: Device, now: Moment) -> int:
     reading = device.verification
     times.append(reading.due_us if reading.until_us is None else reading.until_us)
     for live in device.live.values():
-        known = (live.due_us, live.retry_us, live.held_us, live.reload_us, live.begins_us, *live.repair_us.values())
+        known = (
+            live.due_us,
+            live.mended_by_us,
+            live.retry_us,
+            live.held_us,
+            live.reload_us,
+            live.begins_us,
+            *live.repair_us.values(),
+        )
         times += [one for one in known if one is not None]
     if any(intent.windows_matter(device, name) for name in device.names):
         times.append(now.monotonic_us + windows.next_minute_us(now.at))

@@ -57,8 +57,8 @@ def soaked(device: Device, name: str, decision: Decision, now: Moment) -> Device
         live = replace(live, told=live.told | {"counting"}, due_us=now.monotonic_us + COUNT_GRACE_US)
         return device.with_live(name, live).doing(Tell(CloseWindows()))
     keep = pipeline.current is not None and not allowed(device, name, pipeline.current)
-    device = device.with_pipeline(name, slots.commit(pipeline, proven=proven, keep_previous=keep))
-    device = replace(device.with_live(name, replace(live, goal=None, due_us=None)), garbage=True)
+    committed = slots.commit(pipeline, proven=proven, keep_previous=keep)
+    device = departure.without_work(device.with_pipeline(name, committed), name)
     return device.telling(
         "committed", now, pipeline=name, target=candidate, code="" if proven else FailureCode.UNPROVEN
     )

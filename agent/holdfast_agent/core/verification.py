@@ -105,11 +105,9 @@ def _idle(device: Device) -> bool:
 
 
 def _slots(device: Device) -> Iterator[tuple[str, Target]]:
-    """Current and previous of every pipeline: a candidate was verified when it came, a minute ago."""
+    """What every pipeline holds: a candidate that does not serve was verified when it came, a minute ago."""
     for name, pipeline in sorted(device.record.pipelines.items()):
-        for slot in (pipeline.current, pipeline.previous):
-            if slot is not None:
-                yield name, slot
+        yield from ((name, slot) for slot in pipeline.held)
 
 
 def _with_damaged(device: Device, digests: set[str]) -> Device:

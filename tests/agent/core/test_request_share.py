@@ -11,14 +11,14 @@ import pytest
 
 from holdfast_agent.core import life
 from holdfast_agent.core import record as records
-from holdfast_agent.core.commands import Command, Tell, VerifySlots
+from holdfast_agent.core.commands import Command, Tell
 from holdfast_agent.core.events import RollbackAsked
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import RetryLoad, Routes
 from holdfast_shared import selector
 from holdfast_shared.wire.assignment import Mode, Requests, Rule
 from support import two_pipelines
-from support.playbook import PIPELINE, Playbook, bad, counts, own, release, rule, target
+from support.playbook import PIPELINE, Playbook, bad, counts, release, rule, target
 from support.wanted import fetches, routes
 
 FIVE: Final = Requests(share=500)
@@ -260,17 +260,6 @@ def test_the_other_slot_is_started_again_when_it_failed() -> None:
     said = [one.message for one in device.wait(130) if isinstance(one, Tell)]
     assert RetryLoad(target=target("2").key) in said
     assert device.pipeline.state is State.TRIAL
-
-
-def test_slots_are_read_again_while_it_lasts() -> None:
-    device = Playbook(own_=own(verify_s=7200.0))
-    device.connect()
-    device.serve("1")
-    device.assigned(some("3"), rule("1"))
-    device.to_trial("3")
-    device.ready("1", "3")
-    asked = [one for one in device.wait(7300) if isinstance(one, VerifySlots)]
-    assert [one.releases for one in asked] == [target("1").digests]
 
 
 def test_another_pipeline_waits_until_what_it_requires_answers_all_requests() -> None:
