@@ -22,7 +22,7 @@ class Beside:
         self._name, self._ledger, self._bench, self._changed = name, ledger, bench, changed
 
     def route(self, wanted: Target | None, *, serves: bool, starting_bytes: int) -> None:
-        """Converge to it. May be repeated. `starting_bytes` is what slots that are being loaded will take."""
+        """Converge to it. May be repeated. `starting_bytes` is what slots that come first will take."""
         if self.shadow is not None and self.shadow.target != wanted:
             leaving, self.shadow = self.shadow, None
             self._leaving.add(leaving)

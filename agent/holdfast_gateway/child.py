@@ -57,6 +57,7 @@ class Child:
         self._group = confinement.hold(self._process.pid, memory_bytes_max=memory_bytes_max)
         self._reaping: asyncio.TimerHandle | None = None
         self._statm = _open_statm(self._process.pid)
+        self._killed = False
 
     @property
     def pid(self) -> int:
@@ -85,12 +86,29 @@ class Child:
 
     def kill(self) -> None:
         """Kill it with everything it started. May be repeated."""
+        self._killed = True
         if self._process.returncode is None:  # until we have collected it, its number is nobody else's
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             if self._group is not None:
                 self._group.kill()  # also what made a session of its own
         self.reap()
+
+    @property
+    def killed_by_others(self) -> bool:
+        """By SIGKILL, which was neither ours nor its own memory limit's."""
+        if self._killed or self._ended_with() != -signal.SIGKILL:
+            return False
+        return self._group is None or not self._group.reached_its_limit
+
+    def _ended_with(self) -> int | None:
+        """Its status, or a signal below 0; None while it lives. It is not collected by this: its group is still to be killed."""
+        if self.reaped:
+            return self._process.returncode
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def reap(self, every_s: float = REAP_EVERY_S) -> None:
         """Collect it as soon as it has ended. May be repeated."""
@@ -123,8 +141,8 @@ class Child:
         loop.add_reader(watched, over)
 
     def ending(self) -> str:
-        """How it ended, in words, as far as it is known."""
-        code = self._process.poll()
+        """How it ended, in words, as far as it is known. To be asked before it is killed."""
+        code = self._ended_with()
         if code is None:
             return "its connection broke, and it lived on"
         if code < 0:

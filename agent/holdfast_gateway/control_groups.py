@@ -38,6 +38,14 @@ class Group:
     path: Path
     applied: Mapping[str, str]
 
+    @property
+    def reached_its_limit(self) -> bool:
+        """Whether the kernel ended anything in it because the group, and not the machine, had no more memory."""
+        with contextlib.suppress(OSError, ValueError):
+            events = dict(line.split() for line in (self.path / "memory.events").read_text().splitlines())
+            return int(events.get("oom", 0)) > 0
+        return False
+
     def kill(self) -> None:
         """Everything in it, also what left its process group. May be repeated."""
         with contextlib.suppress(OSError):  # older than Linux 5.14, or gone

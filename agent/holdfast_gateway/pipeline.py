@@ -101,7 +101,7 @@ class Pipeline:
         self._settle_who_answers()
         for slot in leaving:
             self._retire(slot)
-        self.beside.route(wanted.shadow, serves=bool(self.usable), starting_bytes=self._starting_bytes)
+        self.beside.route(wanted.shadow, serves=bool(self.usable), starting_bytes=self._promised_bytes)
         self._listener.status_changed()
 
     def retire(self) -> None:
@@ -139,7 +139,7 @@ class Pipeline:
         for slot in self.slots.values():
             slot.measure_memory()
         self._settle_refuge()  # before what only shadows: of room for one, the refuge has it
-        self.beside.tick(serves=bool(self.usable), starting_bytes=self._starting_bytes)
+        self.beside.tick(serves=bool(self.usable), starting_bytes=self._promised_bytes)
         if self.usable:
             return
         for slot in self._chosen():
@@ -157,6 +157,13 @@ class Pipeline:
     def _starting_bytes(self) -> int:
         """What the slots that are being loaded will take."""
         return sum(slot.needed_bytes for slot in self.slots.values() if slot.state == "loading")
+
+    @property
+    def _promised_bytes(self) -> int:
+        """The same, and what a refuge will take that waits for memory: what only shadows does not get it before."""
+        refuge = self._refuge() if self._bench.standby == "auto" else None
+        waits = refuge is not None and refuge.cold
+        return self._starting_bytes + (refuge.needed_bytes if refuge is not None and waits else 0)
 
     def _start_or_keep_cold(self, slot: Slot) -> None:
         room = standby.is_warm(self._bench.standby, Memory.now(), slot.needed_bytes, self._starting_bytes)

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 # The least that there is: what serves has a core whenever it wants one.
 NICE: Final = 19
 NO_ROOM: Final = "too little memory is left to shadow with; it is started when there is more"
+ENDED: Final = "the kernel ended its workers for want of memory, again and again; it is started again in ten minutes"
+# What the kernel had to end may take others with it the next time: they have so long without it.
+ENDED_REST_S: Final = 600.0
 
 
 class Shadow:
@@ -67,6 +70,8 @@ class Shadow:
         self._worker: ComparingWorker | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._memory_bytes = 0  # when it was last measured
+        self._ended_before = 0  # processes that the kernel had ended for want of memory when its worker was started
+        self._rests_until = 0.0
         self._retired = False
         self._suspect = False  # it failed, and its environment is read before that is told
 
@@ -78,14 +83,14 @@ class Shadow:
     def settle(self, *, serves: bool, starting_bytes: int = 0) -> None:
         """Once a second, and when what serves is another: started or let go, as memory comes and goes.
 
-        `starting_bytes` is what others that are being loaded will take.
+        `starting_bytes` is what slots that come first will take.
         """
         memory = Memory.now()
         idle = self.state == "stopped" and self._worker is None and not self._suspect
-        if idle and serves and not self._retired:
+        if idle and serves and not self._retired and self._loop.time() >= self._rests_until:
             self._start_if_it_fits(memory, starting_bytes)
         elif self.state in ("loading", "ready") and standby.lets_shadow_go(memory):
-            self._rest()
+            self._rest(NO_ROOM)
 
     def measure_memory(self) -> None:
         """Once a second. What counts is what two in a row both reached, of its own: a slot of the same target has other ones."""
@@ -188,10 +193,10 @@ class Shadow:
         if found is None:
             return
         if standby.is_shadowed(memory, standby.needed_bytes(found[0].file_bytes) + starting_bytes):
-            self.detail = ""
+            self.code = self.detail = ""
             self._start()
         elif self.detail != NO_ROOM:
-            self.detail = NO_ROOM
+            self.code, self.detail = FailureCode.NO_MEMORY, NO_ROOM
             self._changed()
 
     def _prepared(self) -> tuple[Facts, Settings] | None:
@@ -219,19 +224,24 @@ class Shadow:
         )
         self._worker = ComparingWorker(f"worker {self}", load, facts.limits, self)
         self._losses.started(self._loop.time())
+        self._ended_before = standby.ended_for_memory()
         self.loads += 1
         self.counts.life.starts += 1
         self._bench.start(self._worker, self.target.environment, settings)
         self._become("loading")
 
     def _charge(self, lost: Lost) -> None:
-        """Every loss is its own: what serves had answered the same request well."""
+        """Every loss is its own: what serves had answered the same request well. But the device's memory is not its own."""
         log.warning("%s: its worker was lost (%s): %s", self, lost.loss.name.lower(), lost.detail)
         self.counts.life.losses += 1
         self.detail = lost.detail[:DETAIL_CHARACTERS_MAX]
         self.code = FailureCode.HANG if lost.loss is Loss.HANG else FailureCode.CRASH
         delay_s = self._losses.restart_delay_s(self._loop.time())
         code = self._losses.charge(lost.loss, self._loop.time())
+        if code and lost.killed and standby.ended_for_memory() > self._ended_before:
+            self._rests_until = self._loop.time() + ENDED_REST_S
+            self._rest(ENDED)
+            return
         if code:
             self._fail(code, self.detail)
             return
@@ -243,9 +253,9 @@ class Shadow:
         if worker is not None and worker.is_ready and not worker.asked and self._queue:
             worker.compare(self._queue.pop())
 
-    def _rest(self) -> None:
-        log.info("%s is let go: little memory is left", self)
-        self.detail = NO_ROOM
+    def _rest(self, why: str) -> None:
+        log.info("%s is let go: %s", self, why)
+        self.code, self.detail = FailureCode.NO_MEMORY, why
         self._become("stopped")
         self._end_worker()
 

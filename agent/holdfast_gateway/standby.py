@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from holdfast_agent.edge.configuration import Standby
 
 MEMINFO: Final = Path("/proc/meminfo")
+VMSTAT: Final = Path("/proc/vmstat")
 # A worker of a small model: Python, numpy and a runtime. Measured: 63 MB resident with onnxruntime.
 WORKER_BYTES: Final = 72 * 1024**2
 # A session holds its file about twice (measured with onnxruntime).
@@ -49,6 +50,15 @@ class Memory(NamedTuple):
     @property
     def reserve_bytes(self) -> int:
         return max(LEFT_BYTES_MIN, int(self.total_bytes * LEFT_SHARE_MIN))
+
+
+def ended_for_memory() -> int:
+    """How many processes the kernel has ended since the machine started, for want of memory; 0 where it does not say."""
+    try:
+        lines = VMSTAT.read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def needed_bytes(file_bytes: int) -> int:

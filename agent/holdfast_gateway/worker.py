@@ -42,13 +42,17 @@ STOP_S: Final = 5.0
 
 
 class Lost(NamedTuple):
-    """A worker that is no more. `culprit` is the request it was at, `behind` what it had been asked besides."""
+    """A worker that is no more. `culprit` is the request it was at, `behind` what it had been asked besides.
+
+    `killed`: by SIGKILL, which was neither ours nor its own memory limit's.
+    """
 
     loss: Loss
     detail: str
     culprit: Inference | None
     culprit_ms: float
     behind: tuple[Inference, ...]
+    killed: bool = False
 
 
 class Owner(Protocol):
@@ -286,11 +290,12 @@ class Worker:
         culprit_ms = (self._loop.time() - self._head_since) * 1000
         asked = list(self.asked)
         self.asked.clear()
-        self._close()
+        killed = self._child is not None and self._child.killed_by_others
         if not detail and self._child is not None:
             detail = self._child.ending()
+        self._close()
         culprit = asked.pop(0) if asked and not blameless else None
-        self._owner.lost(Lost(loss, detail, culprit, culprit_ms, tuple(asked)))
+        self._owner.lost(Lost(loss, detail, culprit, culprit_ms, tuple(asked), killed))
 
     def _end(self) -> None:
         if not self._over:

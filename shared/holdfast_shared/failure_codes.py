@@ -36,6 +36,7 @@ class FailureCode(StrEnum):
     FETCH_DAMAGED = "fetch-damaged"
     FETCH_TOO_SLOW = "fetch-too-slow"
     NO_SPACE = "no-space"
+    NO_MEMORY = "no-memory"
     HELD_UP = "held-up"
     UNREADABLE = "unreadable"
     OVER_BUDGET = "over-budget"
@@ -215,6 +216,11 @@ MEANINGS: Final[dict[FailureCode, Meaning]] = {
         "the release and the reserve do not fit on the disk; what serves is not touched",
         Actor.SITE,
         "free some space: holdfast-agent doctor says how much",
+    ),
+    _C.NO_MEMORY: Meaning(
+        "too little memory is left to load what would only shadow, or to keep it; it is started when there is more",
+        Actor.OPERATOR,
+        "leave devices of that size out of the shadow's segment; holdfast-agent status says how it is now",
     ),
     _C.HELD_UP: Meaning(
         "the release is staged, and for a day something that is no window has kept it from being tried: the detail says what",

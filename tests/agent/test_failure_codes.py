@@ -71,6 +71,8 @@ PROVOKED = {
     "fetch-damaged": "tests/agent/fetch/test_downloads.py::test_whatever_answers_for_a_blob_is_one_stable_code",
     "fetch-too-slow": "tests/agent/fetch/test_downloads.py::test_a_body_under_the_floor_is_given_up_and_kept",
     "no-space": "tests/agent/fetch/test_staging.py::test_a_disk_that_fills_up_on_the_way_is_no_space",
+    "no-memory": "tests/gateway/test_shadow_memory.py"
+    "::test_it_is_let_go_when_memory_runs_short_and_comes_back_when_there_is_more",
     "held-up": "tests/agent/core/test_ways.py"
     "::test_what_is_held_up_for_a_day_is_told_with_what_holds_it_and_waits_in_idle",
     "unreadable": "tests/agent/core/test_verification.py::test_what_cannot_be_read_is_no_damage_and_is_told_once",

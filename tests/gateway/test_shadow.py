@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from holdfast_agent.core.record import PipelineRecord, State
-from holdfast_gateway.control import AcknowledgeWindows, Route, SlotState, SlotStatus, Status
+from holdfast_gateway.control import Route, Status
 from holdfast_gateway.shadow_queue import QUEUED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
-from holdfast_shared.wire.report import ShadowCounts, Window
 from support import digits_models, installed_release
 from support.gateway_bench import (
     PIPELINE,
@@ -25,16 +24,15 @@ from support.gateway_bench import (
     GatewayBench,
     Http,
     Load,
-    alive,
     eventually,
     installed,
     running_gateway,
     write_record,
 )
+from support.shadowing_gateway import Told, shadowed, until_shadow
 
 pytestmark = pytest.mark.slow
 
-SUMMED = ("requests", "dropped", "errors", "hangs", "nulls", "incomparable", "compared", "agreed")
 SHIPPED = (sys.executable, "-m", "holdfast_worker")
 
 
@@ -42,48 +40,6 @@ SHIPPED = (sys.executable, "-m", "holdfast_worker")
 def bench(tmp_path: Path) -> Iterator[GatewayBench]:
     with running_gateway(tmp_path) as bench:
         yield bench
-
-
-def until_shadow(agent: AgentEnd, target: Target, state: SlotState, *, since: int = 0, saying: str = "") -> SlotStatus:
-    def found(message: object) -> SlotStatus | None:
-        shadows = message.shadows if isinstance(message, Status) else ()
-        here = (one for one in shadows if (one.target, one.state) == (target, state))
-        return next((one for one in here if saying in one.detail), None)
-
-    return agent.until(found, since=since)
-
-
-def shadowed(agent: AgentEnd, serving: Target, shadow: Target) -> SlotStatus:
-    """1 serves and 2 shadows it, both ready."""
-    agent.until_in_force(agent.route(Route(pipeline=PIPELINE, serving=serving, shadow=shadow)))
-    return until_shadow(agent, shadow, "ready")
-
-
-class Told:
-    """Every window that the gateway closed, taken and acknowledged as an agent does."""
-
-    def __init__(self, agent: AgentEnd) -> None:
-        self._agent = agent
-        self._windows: dict[int, Window] = {}
-
-    def of(self, target: Target) -> list[Window]:
-        for one in self._agent.windows():
-            self._windows[one.window] = one
-        self._agent.say(AcknowledgeWindows(windows=tuple(self._windows)))
-        return [one for one in self._windows.values() if one.release == target.release]
-
-    def until(self, shadow: Target, asked: int) -> ShadowCounts:
-        """Once so many requests are accounted for, and no more."""
-
-        def all_told() -> ShadowCounts | None:
-            parts = [one.shadow for one in self.of(shadow) if one.shadow is not None]
-            found = ShadowCounts(**{name: sum(getattr(part, name) for part in parts) for name in SUMMED})
-            assert found.requests + found.dropped <= asked
-            return found if found.requests + found.dropped == asked else None
-
-        found = eventually(all_told, f"not all of {asked} are accounted for")
-        assert found is not None
-        return found
 
 
 def test_it_is_asked_what_was_answered_and_counted_apart(bench: GatewayBench) -> None:
@@ -157,31 +113,6 @@ def test_while_it_hangs_the_newest_wait_for_it_and_the_oldest_are_dropped(bench:
     part = Told(agent).until(new, QUEUED_MAX + 31)
     assert part.hangs == part.errors == 1
     assert 0 < part.dropped <= 30  # all 30, unless its worker was given up and started again meanwhile
-
-
-def test_it_is_let_go_when_memory_runs_short_and_comes_back_when_there_is_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A gateway that reads its device's memory from a file. What was not asked meanwhile is counted as dropped."""
-    meminfo = tmp_path / "meminfo"
-    monkeypatch.setenv("GATEWAY_MEMINFO", str(meminfo))
-    meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 60000 kB\n")
-    with running_gateway(tmp_path) as bench:
-        good, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
-        agent = bench.agent()
-        agent.until_in_force(agent.route(Route(pipeline=PIPELINE, serving=good, shadow=new)))
-        assert "too little memory" in until_shadow(agent, new, "stopped", saying="memory").detail
-        meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n")
-        pid = until_shadow(agent, new, "ready").worker_pid
-        since = len(agent.heard)
-        meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 60000 kB\n")
-        until_shadow(agent, new, "stopped", since=since, saying="memory")
-        eventually(lambda: not alive(pid), "its worker is still there")
-        with bench.http() as http:
-            assert http.infer()[0] == 200
-        assert Told(agent).until(new, 1).dropped == 1
-        meminfo.write_text("MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n")
-        until_shadow(agent, new, "ready", since=len(agent.heard))
 
 
 def test_it_goes_on_from_the_record_when_the_gateway_starts_anew(tmp_path: Path) -> None:

@@ -29,15 +29,23 @@ from holdfast_shared.identifiers import digest_of
 from holdfast_shared.signing import Envelope, Signature, media_type
 from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.release import (
+    MODEL_TYPE,
     RELEASE_TYPE,
     Blob,
+    DataSet,
+    File,
+    Framework,
     Guardrail,
+    Hardware,
     Limits,
     ModelRef,
+    ModelVersion,
     Release,
     SelfTest,
     Stage,
+    Tensor,
     Trial,
+    Variant,
 )
 from holdfast_shared.wire.report import Window
 
@@ -54,14 +62,16 @@ def installed(
     pipeline: str = PIPELINE,
     limits: Limits | None = None,
     window_s: int = 10,
+    model_bytes: int = 0,
     **annotations: str,
 ) -> Target:
-    """A release for the stand-in worker, its manifest where a fetch would have put it."""
+    """A release for the stand-in worker, its manifest where a fetch would have put it. `model_bytes`: what its model claims."""
     nothing = "sha256:" + "0" * 64
+    model = _claimed(folder, model_bytes) if model_bytes else nothing
     release = Release(
         pipeline=pipeline,
         version=version,
-        stages=(Stage(name="only", model=ModelRef(name="m", version="1.0.0", digest=nothing), inputs={}),),
+        stages=(Stage(name="only", model=ModelRef(name="m", version="1.0.0", digest=model), inputs={}),),
         outputs={"y": "only.y"},
         self_test=SelfTest(blob=Blob(digest=nothing, size_bytes=0), absolute_tolerance=0, relative_tolerance=0),
         guardrails=(
@@ -71,12 +81,40 @@ def installed(
         limits=limits or Limits(deadline_ms=1000, load_deadline_s=20),
         annotations=dict(annotations),
     )
-    payload = strict_json.encode(release)
-    envelope = Envelope(base64.b64encode(payload).decode(), media_type(RELEASE_TYPE), (Signature("k", "cw=="),))
+    return Target(release=ReleaseRef(version=version, digest=_laid_down(folder, release, RELEASE_TYPE)))
+
+
+def _claimed(folder: StateFolder, size_bytes: int) -> str:
+    """The manifest of a model whose file would be so large, if it were here."""
+    nothing = "sha256:" + "0" * 64
+    tensor = Tensor(name="x", datatype="FP32", shape=(-1, 4))
+    variant = Variant(
+        name="only",
+        runtime="onnx",
+        hardware=Hardware(),
+        files=(File(path="m.onnx", role="weights", digest=nothing, size_bytes=size_bytes),),
+        inputs=(tensor,),
+        outputs=(tensor,),
+    )
+    model = ModelVersion(
+        name="m",
+        version="1.0.0",
+        training_data=DataSet(name="none", digest=nothing),
+        metrics={"accuracy": 1.0},
+        framework=Framework(name="none", version="1"),
+        variants=(variant,),
+    )
+    return _laid_down(folder, model, MODEL_TYPE)
+
+
+def _laid_down(folder: StateFolder, document: Release | ModelVersion, kind: str) -> str:
+    """Its digest."""
+    payload = strict_json.encode(document)
+    envelope = Envelope(base64.b64encode(payload).decode(), media_type(kind), (Signature("k", "cw=="),))
     digest = digest_of(payload)
     durable.make_folder(folder.manifests)
     durable.write_file(folder.manifest(digest), strict_json.encode(envelope))
-    return Target(release=ReleaseRef(version=version, digest=digest))
+    return digest
 
 
 def write_record(folder: StateFolder, **pipelines: PipelineRecord) -> None:

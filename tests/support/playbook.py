@@ -275,11 +275,14 @@ class Playbook:
         self.in_force = self.device.gateway.serial if serial is None else serial
         return self.said(Status(serial=self.in_force, slots=slots, gateway=self.gateway))
 
-    def shadows(self, name: str, state: SlotState = "ready", *, code: str = "", losses: int = 0) -> list[Command]:
+    def shadows(
+        self, name: str, state: SlotState = "ready", *, code: str = "", detail: str = "", losses: int = 0
+    ) -> list[Command]:
         """The gateway says this of the worker that shadows; what serves by the record is ready, and in force."""
         ready = [slot for slot in (self.pipeline.current, self.pipeline.previous) if slot is not None]
         said = [SlotStatus(pipeline=PIPELINE, target=one, state="ready") for one in ready]
-        one = SlotStatus(pipeline=PIPELINE, target=target(name), state=state, code=code, losses=losses)
+        shadow = target(name)
+        one = SlotStatus(pipeline=PIPELINE, target=shadow, state=state, code=code, detail=detail, losses=losses)
         self.in_force = self.device.gateway.serial
         return self.said(Status(serial=self.in_force, slots=tuple(said), gateway=self.gateway, shadows=(one,)))
 

@@ -276,13 +276,15 @@ def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: M
         if condemns(code) and not shadow.is_refuge(device, name, goal):
             return departure.condemn_candidate(device, name, now, code=code, detail=status.detail)
         return _given_up(device, name, goal, now, code=code, detail=status.detail)
+    if goal.purpose == "shadow":
+        device = _waiting(device, name, shadow.waits_for(status))
     if device.record.pipeline(name).state is State.SHADOWING:
         return shadow.goes_on(device, name, now)
     if status is not None and status.state == "ready":
         return _passed(device, name, decision, goal, now)
     if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
-        detail = status.detail if status is not None else ""
-        return _given_up(device, name, goal, now, code=FailureCode.SELF_TEST_UNANSWERED, detail=detail)
+        detail, code = (status.detail, status.code) if status is not None and status.state == "stopped" else ("", "")
+        return _given_up(device, name, goal, now, code=code or FailureCode.SELF_TEST_UNANSWERED, detail=detail)
     return device
 
 

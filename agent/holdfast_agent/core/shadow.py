@@ -14,6 +14,7 @@ from holdfast_agent.core import deadlines, departure, slots
 from holdfast_agent.core.device import Device, Goal, Live
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.record import PipelineRecord
+from holdfast_gateway.control import SlotStatus
 from holdfast_shared.assign import Decision
 from holdfast_shared.wire.release import Release
 
@@ -45,6 +46,11 @@ def goes_on(device: Device, name: str, now: Moment) -> Device:
         return departure.without_work(device, name)
     device = device.with_pipeline(name, slots.shadow_another_hour(pipeline))
     return device.with_live(name, replace(live, due_us=now.monotonic_us + deadlines.HOUR_US))
+
+
+def waits_for(status: SlotStatus | None) -> str:
+    """Why its worker is not there, in words, where that is nobody's failure."""
+    return status.detail if status is not None and status.state == "stopped" and status.code else ""
 
 
 def is_refuge(device: Device, name: str, goal: Goal) -> bool:

@@ -162,6 +162,28 @@ def test_each_worker_that_it_loses_is_told_and_nobody_turns_away_from_what_serve
     assert device.pipeline.state == "shadowing"
 
 
+def test_one_that_memory_keeps_out_is_told_as_that_and_tried_again() -> None:
+    device = Playbook()
+    device.connect()
+    device.serve("1")
+    device.assigned(rule("2", "shadow"), rule("1"))
+    device.fetched("2")
+    device.shadows("2", "stopped", code="no-memory", detail="too little memory")
+    assert (device.pipeline.state, device.report().waiting_for) == ("self_testing", "too little memory")
+    done = device.wait(HOUR)
+    assert [(one.code, one.detail) for one in device.events("fetch_failed")] == [("no-memory", "too little memory")]
+    assert (fetches(done), device.pipeline.condemned_here) == (["2"], ())
+
+
+def test_one_that_memory_takes_away_meanwhile_is_told_while_it_lasts() -> None:
+    device = shadowing()
+    device.shadows("2", "stopped", code="no-memory", detail="too little memory")
+    assert (device.pipeline.state, device.report().waiting_for) == ("shadowing", "too little memory")
+    device.shadows("2")
+    assert (device.pipeline.state, device.report().waiting_for) == ("shadowing", "")
+    assert device.events("fetch_failed") == []
+
+
 def test_a_gateway_that_does_not_know_shadows_costs_a_wait_and_condemns_nothing() -> None:
     """An older one reads past `shadow` and never tells of one."""
     device = Playbook()
