@@ -10,7 +10,7 @@ from typing import Final
 
 from holdfast_agent.commands import on_device
 from holdfast_agent.commands.told import Finding
-from holdfast_agent.core.record import Record, StoredDocument
+from holdfast_agent.core.record import PipelineRecord, Record, StoredDocument
 from holdfast_agent.edge import blobs, identity
 from holdfast_agent.edge.configuration import Configuration
 from holdfast_agent.edge.identity import Identity
@@ -23,6 +23,8 @@ from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX, TYPE, Assignment
 # What a fetch leaves free (fetch/staging.py), and what a record, a spool and a log need besides.
 RESERVE_BYTES: Final = 32 * 1024**2
 INODES_MIN: Final = 1000
+# What serves, the one before it, and one on its way to take over.
+RELEASES_PLANNED: Final = 3
 # Signers' clocks are not ours to the second.
 CLOCK_AHEAD_US: Final = 3600 * 1_000_000
 _PROBE: Final = "doctor-probe"
@@ -76,15 +78,16 @@ def record_of(folder: StateFolder) -> tuple[Record | None, Finding]:
 
 
 def disk(folder: StateFolder, saved: Record | None) -> Finding:
-    """Room for one more release of the largest size that is here, beside the reserve."""
+    """Room for three releases of each pipeline, of the largest size that it has here, beside the reserve: two and a candidate."""
     try:
         free = shutil.disk_usage(folder.root).free
         numbers = os.statvfs(folder.root)
     except OSError as error:
         do = "make the state folder"
         return Finding(check="disk", state="fail", said=f"{folder.root} cannot be looked at: {error.strerror}", do=do)
-    wanted = RESERVE_BYTES + _largest(folder, saved)
-    said = f"{free // _MIB} MiB free of {wanted // _MIB} MiB that another release may need"
+    pipelines = saved.pipelines.values() if saved is not None else ()
+    wanted = RESERVE_BYTES + sum(_to_come_bytes(folder, pipeline) for pipeline in pipelines)
+    said = f"{free // _MIB} MiB free of {wanted // _MIB} MiB that releases to come may need"
     do = "free some space: the device serves on, and cannot fetch what it is assigned"
     if free < RESERVE_BYTES:
         return Finding(check="disk", state="fail", said=said, do=do)
@@ -113,16 +116,21 @@ def clock(known: Identity | None, saved: Record | None) -> Finding:
     return Finding(check="clock", state="ok", said=f"it is {_day(now)}")
 
 
-def _largest(folder: StateFolder, saved: Record | None) -> int:
-    """Bytes of the largest release in a slot, as its manifests say."""
-    sizes = [0]
-    for pipeline in saved.pipelines.values() if saved is not None else ():
-        for slot in (pipeline.current, pipeline.previous):
-            release = blobs.release_of(folder, slot.release.digest) if slot is not None else None
-            models = blobs.models_of(folder, release) if release is not None else None
-            if slot is not None and release is not None and models is not None:
-                sizes.append(sum(blobs.needed_blobs(folder, slot.release.digest, release, models).values()))
-    return max(sizes)
+def _to_come_bytes(folder: StateFolder, pipeline: PipelineRecord) -> int:
+    """What is not here yet of three releases as large as the largest that is."""
+    sizes = [
+        _size_bytes(folder, slot.release.digest) for slot in (pipeline.current, pipeline.previous) if slot is not None
+    ]
+    return (RELEASES_PLANNED - len(sizes)) * max(sizes, default=0)
+
+
+def _size_bytes(folder: StateFolder, digest: str) -> int:
+    """Of a release, as its manifests say; nothing where they do not verify, which is another check's business."""
+    release = blobs.release_of(folder, digest)
+    models = blobs.models_of(folder, release) if release is not None else None
+    if release is None or models is None:
+        return 0
+    return sum(blobs.needed_blobs(folder, digest, release, models).values())
 
 
 def _document(stored: StoredDocument) -> Assignment | None:
