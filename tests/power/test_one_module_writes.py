@@ -25,7 +25,8 @@ OS_FLAGS: Final = frozenset({"O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC", "O_APPE
 SHUTIL_READS: Final = frozenset({"disk_usage", "which", "get_terminal_size"})
 # Methods of a path. `replace` is one only with a single argument: strings and structs have it, too.
 METHODS: Final = re.compile(
-    "l?chmod|hardlink_to|mkdir|rename|rmdir|symlink_to|touch|truncate|unlink|write_bytes|write_text"
+    "l?chmod|extract|extractall|FileHandler|fdopen|hardlink_to|mkdir|rename|rmdir|RotatingFileHandler|symlink_to|touch|truncate|"
+    "unlink|write_bytes|write_text"
 )
 # What is not durable file work, each with its reason.
 ALLOWED: Final = {
@@ -50,6 +51,12 @@ def found_in(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
+                # Under another name, its calls could not be told.
+                yield from (
+                    (node.lineno, f"import {one.name} as")
+                    for one in names
+                    if one.asname and one.name in ("os", "shutil")
+                )
                 yield from ((node.lineno, f"import {one.name}") for one in names if one.name.split(".")[0] in MODULES)
             case ast.ImportFrom(module=str(module), names=names):
                 if module.split(".")[0] in MODULES:
@@ -86,8 +93,8 @@ def _kind(call: ast.Call) -> str | None:
 
 
 def _writes(call: ast.Call, position: int) -> bool:
-    """Whether an `open` names a mode that is more than reading."""
-    modes = [one.value for one in call.keywords if one.arg == "mode"] + call.args[position : position + 1]
+    """Whether an `open` names a mode that is more than reading, at its place or, as in `gzip.open(path, "wb")`, at the next."""
+    modes = [one.value for one in call.keywords if one.arg == "mode"] + call.args[position : position + 2]
     constants = [one.value for one in modes if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     return any(set(mode) & set("wax+") and set(mode) <= set("rwaxbt+") for mode in constants)
 
@@ -121,6 +128,12 @@ def test_only_durable_writes_files() -> None:
         "from os import rename",
         "import sqlite3",
         "os.fsync(1)",
+        "import os as system",
+        "os.fdopen(1, 'w')",
+        "io.open(path, 'w')",
+        "gzip.open(path, mode='wb')",
+        "archive.extractall(path)",
+        "logging.FileHandler(path)",
     ],
 )
 def test_the_rule_sees(text: str) -> None:

@@ -181,6 +181,16 @@ def test_a_refuge_that_is_condemned_is_no_place_to_be_taken_to() -> None:
     assert device.both == ("2", "5")
 
 
+def test_a_refuge_whose_worker_failed_is_no_place_to_be_taken_to() -> None:
+    """To go along would take down what answers: what is unmet is told instead."""
+    device = both_newer()
+    device.failed("1", "crash-loop", "2")
+    device.q_tally("6", nulls=40)
+    assert device.both == ("2", "5")
+    device.ready("2")
+    assert ("p", "requirement-unmet") in [(one.pipeline, one.code) for one in device.events("stay")]
+
+
 def test_being_taken_along_is_told_though_the_agent_was_restarted_meanwhile() -> None:
     device = both_newer()
     device.q_tally("6", nulls=40)
