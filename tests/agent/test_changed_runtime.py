@@ -1,4 +1,4 @@
-"""The system is updated below a release that was committed long ago: it is tested again before it answers, as after every boot."""
+"""The system is updated below a release that was committed long ago: it is tested again before it answers, as at any start."""
 
 from __future__ import annotations
 
