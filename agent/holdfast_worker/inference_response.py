@@ -14,6 +14,8 @@ from holdfast_worker.protocol import NO_HEADER
 from holdfast_worker.tensors import Array
 
 _ERROR_CHARACTERS_MAX: Final = 1000
+# Stands for a tensor's data: a byte that JSON never has, in a text or outside.
+_PLACE: Final = msgspec.Raw(b"\0")
 
 
 class _Parameters(msgspec.Struct, frozen=True):
@@ -25,7 +27,7 @@ class _Output(msgspec.Struct, frozen=True, omit_defaults=True):
     datatype: str
     shape: tuple[int, ...]
     parameters: _Parameters | None = None
-    data: list[Any] | None = None
+    data: list[Any] | msgspec.Raw | None = None
 
 
 class _Said(msgspec.Struct, frozen=True):
@@ -57,16 +59,18 @@ _encoder: Final = msgspec.json.Encoder()
 class Writer:
     """Of the answers of one release. Any number of threads may write.
 
-    What stands before raw tensors follows from their shapes, so it is remembered as a request's form is: `inference_request`.
+    What stands before and between tensors follows from their shapes, so it is remembered as a request's form is:
+    `inference_request`.
     """
 
-    __slots__ = ("_declared", "_headers", "_model", "_version")
+    __slots__ = ("_around", "_declared", "_model", "_version")
 
     def __init__(self, declared: Mapping[str, Tensor], *, model: str, version: str) -> None:
         self._declared = declared
         self._model = model
         self._version = version
-        self._headers: dict[tuple[object, ...], bytes] = {}  # by `_kind`
+        # By `_kind`: the header of raw tensors, or what stands around each tensor in JSON.
+        self._around: dict[tuple[object, ...], bytes | list[bytes]] = {}
 
     def answered(
         self, request: Request, outputs: Mapping[str, Array], spent_us: dict[str, int] | None = None
@@ -82,32 +86,42 @@ class Writer:
         described, raw = self._described(request, outputs)
         said = msgspec.UNSET if spent_us is None else _Said(spent_us)
         named = msgspec.UNSET if request.id is None else request.id
-        header = _encoder.encode(_Body(self._model, self._version, described, named, said))
-        if not raw:
-            return Response(NO_HEADER, (header,))
-        if request.remembered and spent_us is None and len(raw) == len(request.outputs):
-            self._remember(request, outputs, header)
-        return Response(len(header), (header, *raw))
+        body = _Body(self._model, self._version, described, named, said)
+        header = _encoder.encode(body)
+        if request.remembered and spent_us is None and len(described) == len(request.outputs):
+            self._remember(request, outputs, body, header)
+        return Response(len(header), (header, *raw)) if raw else Response(NO_HEADER, (header,))
 
     def _as_before(self, request: Request, outputs: Mapping[str, Array]) -> Response | None:
-        """All raw, and the header that such an answer had before; None when it is another answer."""
+        """With what stood around such an answer before; None when it is another answer."""
         try:
             arrays = [outputs[name] for name, _ in request.outputs]
-        except KeyError:  # one is missing: a null, which the header does not name
+        except KeyError:  # one is missing: a null, which the answer does not name
             return None
-        header = self._headers.get(_kind(request, arrays))
-        if header is None:
+        around = self._around.get(_kind(request, arrays))
+        if around is None:
             return None
-        return Response(len(header), (header, *[tensors.to_bytes(array) for array in arrays]))
+        if isinstance(around, bytes):
+            return Response(len(around), (around, *[tensors.to_bytes(array) for array in arrays]))
+        parts = [around[0]]
+        for (name, _), array, following in zip(request.outputs, arrays, around[1:], strict=True):
+            parts += _encoder.encode(tensors.to_json(name, array)), following
+        return Response(NO_HEADER, tuple(parts))
 
-    def _remember(self, request: Request, outputs: Mapping[str, Array], header: bytes) -> None:
-        """Unless an element's size is its own."""
+    def _remember(self, request: Request, outputs: Mapping[str, Array], body: _Body, header: bytes) -> None:
+        """What does not change with the values: of tensors that are all raw and of one size each, or all in JSON."""
         arrays = [outputs[name] for name, _ in request.outputs]
-        if any(array.dtype == object for array in arrays):
+        raw = {binary for _, binary in request.outputs}
+        if len(raw) > 1 or (raw == {True} and any(array.dtype == object for array in arrays)):
             return
-        if len(self._headers) >= FORMS_MAX:
-            self._headers.clear()
-        self._headers[_kind(request, arrays)] = header
+        if len(self._around) >= FORMS_MAX:
+            self._around.clear()
+        if raw == {True}:
+            self._around[_kind(request, arrays)] = header
+            return
+        empty = [msgspec.structs.replace(one, data=_PLACE) for one in body.outputs]
+        around = _encoder.encode(msgspec.structs.replace(body, outputs=empty)).split(bytes(_PLACE))
+        self._around[_kind(request, arrays)] = around
 
     def _described(
         self, request: Request, outputs: Mapping[str, Array]
@@ -129,7 +143,7 @@ class Writer:
 
 
 def _kind(request: Request, arrays: list[Array]) -> tuple[object, ...]:
-    """All that a header says of raw tensors: each is of its declared datatype, which runtimes see to."""
+    """All that is said of tensors but their values: each is of its declared datatype, which runtimes see to."""
     return request.outputs, *[array.shape for array in arrays]
 
 

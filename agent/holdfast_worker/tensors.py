@@ -126,6 +126,25 @@ def from_json(name: str, datatype: Datatype, shape: tuple[int, ...], data: msgsp
     return array.reshape(shape)
 
 
+class Numbers:
+    """Reads so many numbers of one datatype in flat JSON, again and again: what can be known before is."""
+
+    __slots__ = ("_decode", "_dtype", "_pack")
+
+    def __init__(self, datatype: Datatype, count: int) -> None:
+        """Of any datatype but BYTES."""
+        self._decode = _decoder(datatype, 1).decode
+        self._dtype = DTYPES[datatype]
+        self._pack = struct.Struct(f"<{count}{_CODES[datatype]}").pack
+
+    def read(self, text: bytes) -> Array | None:
+        """None when `text` is something else, or they are more or fewer: why, `from_json` says."""
+        try:
+            return np.frombuffer(bytearray(self._pack(*self._decode(text))), self._dtype)
+        except (msgspec.DecodeError, OverflowError, struct.error):
+            return None
+
+
 def from_bytes(name: str, datatype: Datatype, shape: tuple[int, ...], raw: memoryview) -> Array:
     """A view of `raw` as an array (BYTES: a copy). Raises InputFault that names the tensor."""
     if datatype == "BYTES":
