@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final
 
@@ -18,39 +17,24 @@ import httptools
 
 from holdfast_gateway.admission import Admission, Service
 from holdfast_gateway.frames import BUFFER_BYTES
+from holdfast_gateway.http_limits import (
+    HEADERS_BYTES_MAX,
+    HEADERS_MAX,
+    LIMIT_S,
+    WRITE_S,
+    Phase,
+)
 from holdfast_gateway.http_message import CONTINUE, Refusal, Request, head
 from holdfast_gateway.inference import error_body
 from holdfast_gateway.large_body import LargeBody
+from holdfast_gateway.same_head import SameHead
 from holdfast_worker.protocol import NO_HEADER
 
-HEADERS_BYTES_MAX: Final = 32 * 1024
-HEADERS_MAX: Final = 100
-# A client on this device sends its headers in one write. Slower is stuck, or means harm.
-HEADERS_S: Final = 10.0
-# The largest body that is allowed, over a loopback that is busy.
-BODY_S: Final = 60.0
-# A client that reads nothing of its answer.
-WRITE_S: Final = 30.0
-# Long: an application that asks now and then should not find its connection closed.
-IDLE_S: Final = 300.0
-LINGER_S: Final = 2.0
 # What an announced body is given at once, of the largest allowed: a megabyte of the usual 64, which most large ones fit.
 _FIRST_OF_LARGEST: Final = 64
 _LENGTH_DIGITS_MAX: Final = 10
-
-
-class Phase(Enum):
-    """What the connection waits for."""
-
-    IDLE = auto()
-    HEADERS = auto()
-    BODY = auto()
-    LINGER = auto()  # the last answer is written; the peer should close
-
-
 # Looked up many times for a request, which of an enum's members takes long.
 _IDLE, _HEADERS, _BODY, _LINGER = Phase
-_LIMIT_S: Final = {_IDLE: IDLE_S, _HEADERS: HEADERS_S, _BODY: BODY_S, _LINGER: LINGER_S}
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -60,6 +44,7 @@ class Connection(asyncio.BufferedProtocol):
         self._service = service
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
+        self._same_head = SameHead()
         self._current: Request | Refusal | None = None
         self._queue: deque[Request | Refusal] = deque()
         self._phase = _IDLE
@@ -130,11 +115,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._unsent, self._since = unsent, now
             elif now - self._since > WRITE_S:
                 self._transport.abort()
-        elif self._current is None and now - self._since > _LIMIT_S[self._phase]:
+        elif self._current is None and now - self._since > LIMIT_S[self._phase]:
             if self._phase in (_HEADERS, _BODY):
-                self._refuse(
-                    HTTPStatus.REQUEST_TIMEOUT, f"the request was not whole within {_LIMIT_S[self._phase]:g} s"
-                )
+                self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the request was not whole within {LIMIT_S[self._phase]:g} s")
             else:
                 self._transport.abort()
 
@@ -155,14 +138,28 @@ class Connection(asyncio.BufferedProtocol):
     # -- reading
 
     def _feed(self, data: memoryview) -> None:
-        message = self._message if self._phase is _HEADERS else 0
-        if self._phase is _IDLE:
+        if self._phase is not _IDLE:
+            self._parse(data)
+        elif (body := self._same_head.body_of(data)) is None:
             self._enter(_HEADERS)
+            self._parse(data)
+            if self._phase is _IDLE and self._plain:
+                self._same_head.remember(data, self._announced)
+                return
+        elif self._hold(len(body)):
+            self._complete(body, keep_alive=True)
+            self._pause_while_one_waits()
+            return
+        self._same_head.forget()
+
+    def _parse(self, data: memoryview) -> None:
+        message = self._message if self._phase is _HEADERS else 0
         while data and not self._deaf:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:  # it was offered, and is not taken up
                 self._parser = httptools.HttpRequestParser(self)
+                self._plain = False
                 data = data[upgrade.args[0] :]
                 continue
             except httptools.HttpParserError as error:
@@ -186,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
         self._body: list[bytes] = []
         self._body_bytes = self._header_bytes = self._dripped = self._headers = self._announced = 0
         self._header_length = NO_HEADER
-        self._wants_binary = self._expects = self._chunked = False
+        self._wants_binary = self._expects = self._chunked = self._plain = False
         self._large: LargeBody | None = None
         self._encoding = b""
         self._fault = ""
@@ -274,7 +271,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._deaf:
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._complete(body, keep_alive=self._parser.should_keep_alive())
+        keep_alive = self._parser.should_keep_alive()
+        self._plain = keep_alive and not self._chunked
+        self._complete(body, keep_alive=keep_alive)
 
     def _complete(self, body: bytes | bytearray, *, keep_alive: bool) -> None:
         if self._header_length != NO_HEADER and self._header_length > len(body):

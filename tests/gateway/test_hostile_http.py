@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_gateway import http_connection, http_service
+from holdfast_gateway import http_limits, http_service
 from holdfast_gateway.slot import WAITING_MAX
 from holdfast_gateway.worker import ASKED_MAX
 from support.gateway_bench import DEADLINE_S, GatewayBench, Load, installed, running_gateway
@@ -98,8 +98,8 @@ def test_what_is_no_http_is_answered_400_and_ended(served: GatewayBench, raw: by
         (infer(b"{}", "Content-Encoding: gzip"), 415),
         (infer(b"", length=BODY_BYTES_MAX + 1), 413),
         (infer(b"%x\r\n" % (BODY_BYTES_MAX + 1) + bytes(BODY_BYTES_MAX + 1), "Transfer-Encoding: chunked"), 413),
-        (infer(b"{}", *[f"X-{n}: 1" for n in range(http_connection.HEADERS_MAX)]), 431),
-        (infer(b"{}", "X: " + "y" * http_connection.HEADERS_BYTES_MAX), 431),
+        (infer(b"{}", *[f"X-{n}: 1" for n in range(http_limits.HEADERS_MAX)]), 431),
+        (infer(b"{}", "X: " + "y" * http_limits.HEADERS_BYTES_MAX), 431),
         (b"GET /v2 HTTP/1.1\r\nX: " + b"y" * 200_000, 431),
         (b"GET /" + b"y" * 200_000 + b" HTTP/1.1\r\n\r\n", 431),
         (infer(b"{}", length=10), 400),  # the body ends early
@@ -335,7 +335,7 @@ def test_a_large_answer_to_a_slow_reader_is_whole_and_holds_up_nobody(served: Ga
     """It reads nothing for longer than a connection that has had its answer is kept."""
     with socket.create_connection(served.address, timeout=DEADLINE_S) as peer:
         peer.sendall(infer(b'{"do": {"*": "big:30000000"}}', "Connection: close"))
-        reading_from = time.monotonic() + http_connection.LINGER_S + 1.5
+        reading_from = time.monotonic() + http_limits.LINGER_S + 1.5
         with Load(served, 2) as load:
             while time.monotonic() < reading_from:
                 load.until_answered_by("1.0.0", 20)
@@ -347,7 +347,7 @@ def test_a_large_answer_to_a_slow_reader_is_whole_and_holds_up_nobody(served: Ga
 def test_a_request_that_never_ends_is_answered_408(tmp_path: Path) -> None:
     """Its connection has a deadline, whatever it trickles."""
     with running_gateway(tmp_path) as bench, socket.create_connection(bench.address, timeout=DEADLINE_S) as peer:
-        due = time.monotonic() + http_connection.HEADERS_S + 5
+        due = time.monotonic() + http_limits.HEADERS_S + 5
         peer.sendall(b"GET /v2 HTTP/1.1\r\nX: ")
         peer.settimeout(0.2)
         answer = b""
