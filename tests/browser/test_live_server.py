@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from demonstration.digits import PIPELINE
 from support import digits_models
 from support.small_fleet import SmallFleet, device, mixed_images, small_fleet
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(180)]
 
-GOOD, BAD = "1.0.0", "1.1.0"
+GOOD, BAD, NEXT = "1.0.0", "1.1.0", "1.2.0"
 CANARY, OTHER = device("camera-1"), device("camera-2", canary=False)
 WAVES: Final = ("100% ring=canary", "100%")
 # Devices report once a second here; the rest is for a machine that others use too.
@@ -23,6 +25,7 @@ SEEN_MS: Final = 60_000
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[SmallFleet]:
     with small_fleet([CANARY, OTHER]) as started:
+        started.publish(NEXT, digits_models.trained())
         started.publish(GOOD, digits_models.trained())
         started.publish(BAD, digits_models.nan_on_some())
         yield started
@@ -73,5 +76,31 @@ def test_a_real_rollout_and_a_real_fallback_are_seen_without_reload(
         assert never_reloaded(canary)
     finally:
         second_page.close()
+    assert never_reloaded(page)
+    assert not complaints
+
+
+def test_a_real_share_of_the_requests_is_seen_where_it_is_given(
+    page: Page, complaints: list[str], fleet: SmallFleet
+) -> None:
+    """What the first test left serves; the next release gets half of the requests of the canary, and then all."""
+    words = ("--wave", "100% ring=canary, requests=50%", "--wave", "100%", "--request-segment", "tier=beta")
+    limits = ("--soak", "3600", "--requests-min", "40")
+    planned = fleet.operator.run("anna", "rollout", "plan", PIPELINE, NEXT, *words, *limits, "--start")
+    rollout = str(planned["id"])
+    opened(page, fleet, "/")
+    card = page.locator(f"[data-rollout='{rollout}']")
+    share = "50 % of requests with tier=beta"
+    expect(card.locator("[data-wave='1'] .wave-what")).to_have_text(f"100 % of ring=canary, {share}")
+    dot = page.locator(f".dot[title^='{CANARY.id}']")
+    expect(dot).to_have_attribute("title", re.compile(f"{NEXT}.*trial of {share}"), timeout=SEEN_MS)
+
+    opened(page, fleet, f"/devices/{CANARY.id}")
+    expect(page.locator(".slot.serves", has_text=NEXT)).to_contain_text(f"answers {share}")
+    expect(page.locator(".slot.serves", has_text=GOOD)).to_contain_text("answers the others")
+    fleet.operator.run("anna", "rollout", "abort", rollout)
+    expect(page.locator(".slot.serves")).to_have_count(1, timeout=SEEN_MS)
+    expect(page.locator(".slot.serves .slot-version")).to_have_text(GOOD)
+    expect(page.locator("main")).not_to_contain_text("answers")
     assert never_reloaded(page)
     assert not complaints

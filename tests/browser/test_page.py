@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from support.shown_fleet import Shown, device, ref, running_rollout, wave
+from support.shown_fleet import SHARE, Shown, device, ref, running_rollout, sharing_rollout, wave
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -156,6 +156,34 @@ def test_one_release_in_two_environments_is_two_slots(page: Page, shown: Shown) 
     expect(page.locator(".slot.serves")).to_have_count(1)
     expect(page.locator(".slot.serves")).to_contain_text("in sha256:aaaaaaaaaaaa")
     expect(page.locator(".slot", has_text="previous")).to_contain_text("in sha256:bbbbbbbbbbbb")
+
+
+def test_a_share_of_the_requests_is_told_wherever_it_matters(page: Page, shown: Shown, complaints: list[str]) -> None:
+    """The rollout's card, its region, the device's dot, and its page: which slot answers which requests."""
+    mine = next(one for one in shown.fleet.device_list if one["device"] == "eu-west-001")
+    open_live(page, shown, "/devices/eu-west-001")
+    expect(page.locator(".slot.serves")).to_have_count(1)
+    expect(page.locator("main")).not_to_contain_text("answers")
+    new = {"version": "1.3.0", "digest": "sha256:" + "ef" * 32, "ready": True}
+    mine["pipelines"][0] |= {"serving": new, "candidate": new, "state": "trial", "requests": SHARE}
+    shown.fleet.changed("fleet")
+    expect(page.locator(".slot.serves", has_text="candidate")).to_contain_text("answers 5 % of requests with tier=beta")
+    expect(page.locator(".slot.serves", has_text="current")).to_contain_text("answers the others")
+    mine["pipelines"][0]["current"]["ready"] = False
+    shown.fleet.changed("fleet")
+    expect(page.locator(".slot.serves")).to_have_count(1)
+
+    shown.fleet.rollout_list.insert(0, sharing_rollout())
+    page.set_viewport_size({"width": 400, "height": 800})
+    open_live(page, shown)
+    first, second = (page.locator(f"[data-rollout=ro-4] [data-wave='{number}'] .wave-what") for number in (1, 2))
+    expect(first).to_have_text("100 % of all regions, 5 % of requests with tier=beta")
+    expect(second).to_have_text("100 % of all regions")
+    expect(page.locator(".region", has_text="eu-west")).to_contain_text("1 with a share of the requests")
+    dot = page.locator(".dot[title^='eu-west-001']")
+    expect(dot).to_have_attribute("title", "eu-west-001, 1.3.0, trial of 5 % of requests with tier=beta")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert not complaints
 
 
 def test_an_empty_server_says_what_to_do_first(page: Page, shown: Shown) -> None:

@@ -17,6 +17,7 @@ from holdfast_shared.errors import Missing
 
 DIGEST: Final = "sha256:" + "ab" * 32
 NOW: Final = time.time_ns() // 1000 - 42_000_000
+SHARE: Final = {"share": 500, "segment": "tier=beta", "in_words": "5 % of requests with tier=beta"}
 REGIONS: Final = ("ap-south", "eu-west", "us-east")
 
 
@@ -68,7 +69,8 @@ class ShownFleet:
         regions: dict[str, Any] = {}
         for one in self.device_list:
             counts = regions.setdefault(
-                one["region"], {"devices": 0, "online": 0, "serving": {}, "states": {}, "single": 0, "degraded": 0}
+                one["region"],
+                {"devices": 0, "online": 0, "serving": {}, "states": {}, "single": 0, "degraded": 0, "shares": 0},
             )
             reported = one["pipelines"][0]
             version = (reported["serving"] or {}).get("version")
@@ -76,6 +78,7 @@ class ShownFleet:
             counts["online"] += one["online"]
             counts["single"] += bool(reported.get("single"))
             counts["degraded"] += bool(reported.get("degraded"))
+            counts["shares"] += reported["requests"] is not None
             counts["states"][reported["state"]] = counts["states"].get(reported["state"], 0) + 1
             if version:
                 counts["serving"][version] = counts["serving"].get(version, 0) + 1
@@ -216,6 +219,7 @@ def device(region: str, index: int) -> Any:
         "single": False,
         "degraded": False,
         "condemned_here": [],
+        "requests": None,
         "waiting_for": "",
         "prediction": {"serve": ref("1.1.0"), "reason": "rule"},
     }
@@ -257,6 +261,7 @@ def wave(number: int, share: int, cohort: int, state: str, *, labels: dict[str, 
         "cohort": cohort,
         "real_share": round(10_000 * cohort / 300),
         "devices_min": 3,
+        "requests": None,
         "defect_seen": {f"{part}%": 1 - (1 - part / 100) ** cohort for part in (1, 5, 10)},
         "state": state,
         "released_at": None if state == "waiting" else NOW,
@@ -315,6 +320,12 @@ def running_rollout() -> Any:
             wave(5, 10_000, 300, "waiting"),
         ],
     }
+
+
+def sharing_rollout() -> Any:
+    """5 % of the requests of one segment, then all devices whole."""
+    first = wave(1, 10_000, 300, "released") | {"requests": SHARE}
+    return running_rollout() | {"waves": [first, wave(2, 10_000, 300, "waiting")]}
 
 
 def finished_rollout() -> Any:

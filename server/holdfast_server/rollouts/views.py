@@ -58,7 +58,8 @@ def _regions(pipeline: str, known: list[devices.Device], now: int) -> dict[str, 
     regions: dict[str, Any] = {}
     for device in known:
         counts = regions.setdefault(
-            device.region, {"devices": 0, "online": 0, "serving": {}, "states": {}, "single": 0, "degraded": 0}
+            device.region,
+            {"devices": 0, "online": 0, "serving": {}, "states": {}, "single": 0, "degraded": 0, "shares": 0},
         )
         counts["devices"] += 1
         counts["online"] += device.online(now)
@@ -68,6 +69,7 @@ def _regions(pipeline: str, known: list[devices.Device], now: int) -> dict[str, 
         counts["states"][said.state] = counts["states"].get(said.state, 0) + 1
         counts["single"] += said.single
         counts["degraded"] += said.degraded
+        counts["shares"] += said.requests is not None
         if said.serving is not None:
             version = said.serving.release.version
             counts["serving"][version] = counts["serving"].get(version, 0) + 1

@@ -13,7 +13,7 @@ SLOTS: Final = ("current", "previous", "candidate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """`serves`: it answers requests now. `environment` is empty for the device's own."""
+    """`serves`: it answers requests now; `answers`: which, where two slots do. `environment` is empty for the device's own."""
 
     name: str
     version: str
@@ -21,6 +21,7 @@ class Slot:
     environment: str
     colour: str
     serves: bool
+    answers: str
     ready: bool
     unproven: bool
 
@@ -40,7 +41,6 @@ class Pipeline:
     unfit: str
     waiting_for: str
     shadow: str
-    requests: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def _pipeline(one: Any, colours: Colours) -> Pipeline:
         serving=serving.get("version") or "",
         colour=colour(colours, name, serving.get("version")),
         marks=tuple(word for word in ("single", "degraded") if one.get(word)),
-        slots=tuple(_slot(slot, one.get(slot), serving, name, colours) for slot in SLOTS),
+        slots=tuple(_slot(slot, one, name, colours) for slot in SLOTS),
         condemned=tuple(one.get("condemned_here") or ()),
         expected=target.get("version") or "",
         expected_colour=colour(colours, name, target.get("version")),
@@ -110,7 +110,6 @@ def _pipeline(one: Any, colours: Colours) -> Pipeline:
         unfit=expected.get("unfit") or "",
         waiting_for=one.get("waiting_for") or "",
         shadow=_shadow(one.get("shadow")),
-        requests=(one.get("requests") or {}).get("in_words") or "",
     )
 
 
@@ -123,15 +122,19 @@ def _shadow(told: Any) -> str:
     return f"agrees on {100 * told['agreement']:.2f} % of {told['compared']} rows in {told['hours_asked']} h"
 
 
-def _slot(slot: str, held: Any, serving: Any, name: str, colours: Colours) -> Slot:
-    held = held or {}
+def _slot(slot: str, reported: Any, name: str, colours: Colours) -> Slot:
+    held, serving = reported.get(slot) or {}, reported.get("serving") or {}
+    first = bool(held) and all(held.get(part) == serving.get(part) for part in ("digest", "environment"))
+    share = (reported.get("requests") or {}).get("in_words") or ""
+    others = bool(share) and slot == "current" and bool(held.get("ready")) and not first
     return Slot(
         name=slot,
         version=held.get("version") or "",
         digest=held.get("digest") or "",
         environment="" if held.get("environment") in (None, SYSTEM_ENVIRONMENT) else held["environment"],
         colour=colour(colours, name, held.get("version")),
-        serves=bool(held) and all(held.get(part) == serving.get(part) for part in ("digest", "environment")),
+        serves=first or others,
+        answers="the others" if others else share if first else "",
         ready=bool(held.get("ready")),
         unproven=bool(held.get("unproven")),
     )

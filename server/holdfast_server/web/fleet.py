@@ -87,6 +87,8 @@ def _region(region: str, counts: Any, devices: list[Any], name: str, colours: Co
     dots = tuple(_dot(device, name, colours) for device in ordered[:DOTS_A_REGION_MAX])
     busy = [f"{count} {state}" for state, count in sorted(counts["states"].items()) if state != "idle" and count]
     rare = [f"{counts[word]} {word}" for word in ("single", "degraded") if counts.get(word)]
+    if counts.get("shares"):
+        rare.insert(0, f"{counts['shares']} with a share of the requests")
     return Region(
         name=region,
         devices=counts["devices"],
@@ -127,7 +129,7 @@ def _dot(device: Any, name: str, colours: Colours) -> Dot:
         words.append("canary")
     if state != "idle":
         marks.append("busy")
-        words.append(state)
+        words.append(f"{state} of {reported['requests']['in_words']}" if reported.get("requests") else state)
     for mark in ("single", "degraded"):
         if reported.get(mark):
             marks.append(mark)

@@ -85,6 +85,11 @@ def test_people_see_which_requests_a_wave_gives(bench: Bench) -> None:
         "",
     ]
     assert [said in line for line in watch.drawn(shown)].count(True) == 1
-    report = {"pipeline": "digits", "state": "trial", "requests": shown["waves"][0]["requests"]}
+    new, old = ({"version": version, "digest": version, "ready": True} for version in ("1.1.0", "1.0.0"))
+    report = {"pipeline": "digits", "state": "trial", "serving": new, "candidate": new, "current": old}
+    report |= {"requests": shown["waves"][0]["requests"]}
     device = devices.draw({"device": "d-1", "region": "eu-west", "pipelines": [report]}, {})
-    assert device.pipelines[0].requests == said
+    assert [(one.name, one.answers) for one in device.pipelines[0].slots if one.serves] == [
+        ("current", "the others"),
+        ("candidate", said),
+    ]
