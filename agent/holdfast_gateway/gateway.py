@@ -134,7 +134,7 @@ class Gateway:
             log.error("%s", self._inference.unassigned)  # noqa: TRY400 - no trace: the bytes are wrong, not the code
             return []
         return [
-            Route(pipeline=name, serving=one.serving, refuge=one.refuge, requests=one.requests, shadow=one.shadow)
+            Route(pipeline=name, serving=one.serving, refuge=one.refuge, requests=one.shared, shadow=one.shadow)
             for name, one in pipelines.items()
         ]
 

@@ -261,6 +261,24 @@ def test_a_gateway_that_starts_alone_honours_the_share_of_the_record(tmp_path: P
 
 
 @pytest.mark.slow
+def test_what_a_document_condemns_answers_nothing_when_the_gateway_starts_alone(bench: GatewayBench) -> None:
+    """`current` would answer the others, and its own failures would go to it; nobody is here who read the document."""
+    bench.stop()
+    older, old, new = (installed(bench.folder, version) for version in ("0.9.0", "1.0.0", "1.1.0"))
+    pipeline = PipelineRecord(
+        state=State.TRIAL, current=old, previous=older, candidate=new, requests=HALF, barred=(old.key,)
+    )
+    write_record(bench.folder, digits=pipeline)
+    bench.start()
+    agent = bench.agent()
+    agent.until_state(new, "ready")
+    agent.until_state(older, "ready")
+    assert {ask(bench, session) for session in SESSIONS[:20]} == {"1.1.0"}
+    with bench.http() as http:
+        assert http.infer(v1_1_0="null")[1]["model_version"] == "0.9.0"
+
+
+@pytest.mark.slow
 def test_while_one_of_the_two_is_away_the_other_answers_all(bench: GatewayBench) -> None:
     """And each session is back where it was when the slot is."""
     agent, old, new = two(bench)

@@ -326,6 +326,10 @@ class World:
                 f"{pipeline.serving} is condemned and was activated"
             )
             assert pipeline.activations[-1].target == pipeline.serving, "each activation is on record"
+        refuge, view = pipeline.refuge, view_of(self.device, PIPELINE)
+        assert refuge is None or not condemned(documents, view, refuge), (
+            "a gateway that starts alone asks nothing condemned"
+        )
         for one in self.saved.documents:
             key, order = (one.scope, one.pipeline), (one.epoch, one.seq)
             assert order >= self._orders.get(key, (0, 0)), "an order never decreases"

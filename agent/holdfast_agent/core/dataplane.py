@@ -16,7 +16,6 @@ from holdfast_agent.core.commands import Tell
 from holdfast_agent.core.device import Device, GatewayView
 from holdfast_agent.core.events import Moment
 from holdfast_agent.core.guardrails import drift_breach, drift_rail
-from holdfast_agent.core.intent import refuge_of
 from holdfast_agent.core.record import State
 from holdfast_gateway.control import AcknowledgeWindows, Route, Routes, SlotStatus, Status, Switched, Windows
 from holdfast_shared.assign import Target
@@ -38,16 +37,14 @@ def routes_of(device: Device) -> tuple[Route, ...]:
     for name, pipeline in sorted(device.record.pipelines.items()):
         testing, shadow = _candidate_of(device, name)
         if pipeline.serving is not None or testing is not None:
-            refuge = refuge_of(device, name)
             found.append(
                 Route(
                     pipeline=name,
                     serving=pipeline.serving,
-                    refuge=refuge,
+                    refuge=pipeline.refuge,
                     testing=testing,
                     shadow=shadow,
-                    # Of a share, the others are `current`'s: while it is condemned, no rule means what was before it for them.
-                    requests=pipeline.requests if refuge is not None and refuge == pipeline.current else None,
+                    requests=pipeline.shared,
                 )
             )
     return tuple(found)

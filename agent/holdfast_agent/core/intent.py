@@ -63,6 +63,15 @@ def refuge_of(device: Device, name: str) -> Target | None:
     return None
 
 
+def with_barred(device: Device, name: str) -> Device:
+    """With what the documents say of the slots in the record, for whoever starts from it alone."""
+    pipeline, documents, view = device.record.pipeline(name), device.documents_of(name), view_of(device, name)
+    barred = tuple(slot.key for slot in pipeline.held if condemned_by_documents(documents, view, slot))
+    if barred == pipeline.barred:
+        return device
+    return device.with_pipeline(name, msgspec.structs.replace(pipeline, barred=barred))
+
+
 def attempt_of(device: Device, name: str, target: Target) -> int:
     """The attempt number at which a condemnation of the release here and now is recorded."""
     return attempt_allowed(device.documents_of(name), view_of(device, name), target.release.digest)

@@ -77,7 +77,8 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One pipeline's slots and where its candidate is. `deadline` is wall µs; `single`: `previous` is empty after a fallback.
 
     `trial_starts` counts starts of the machine or of its gateway within the trial; `repairs` attempts to mend each slot.
-    `requests`: the candidate on trial answers only these; the trial lasts until the decision changes.
+    `requests`: the candidate on trial answers only these; the trial lasts until the decision changes. `barred`: of the slots,
+    by key, those that a document condemns: who starts from the record alone reads no document.
     """
 
     state: State = State.IDLE
@@ -90,6 +91,7 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
     requests: Requests | None = None
     single: bool = False
     unproven: bool = False
+    barred: tuple[str, ...] = ()
     condemned_here: Annotated[tuple[Condemnation, ...], msgspec.Meta(max_length=CONDEMNED_HERE_MAX)] = ()
     attempts: Attempts | None = None
     first_wanted: FirstWanted | None = None
@@ -121,10 +123,16 @@ class PipelineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def refuge(self) -> Target | None:
-        """The other good slot, which answers what the serving one cannot; not one that failed here."""
-        other = self.current if self.state is State.TRIAL and self.candidate is not None else self.previous
-        bad = {entry.target.key for entry in self.condemned_here}
-        return other if other is not None and other.key not in bad else None
+        """The other good slot, which answers what the serving one cannot; not one that failed here, or is condemned."""
+        bad = {entry.target.key for entry in self.condemned_here} | {*self.barred}
+        bad |= {self.serving.key} if self.serving is not None else set()
+        slots = (self.current, self.previous)
+        return next((slot for slot in slots if slot is not None and slot.key not in bad), None)
+
+    @property
+    def shared(self) -> Requests | None:
+        """The requests that are the candidate's while `current` may answer the others: no rule means `previous` for them."""
+        return self.requests if self.current is not None and self.refuge == self.current else None
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,6 +139,8 @@ def _settled(before: Record, device: Device, now: Moment) -> Step:
             device = changed
         else:
             raise AssertionError(f"{name} changes for ever: {device.record.pipeline(name)}")
+    for name in device.names:
+        device = intent.with_barred(device, name)
     device = _unmet_told(device, now)
     device = verification.settled(downloads.collected(dataplane.told(device)), now)
     device = reporting.reported(device, now)

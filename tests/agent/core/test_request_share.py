@@ -231,6 +231,17 @@ def test_a_condemned_release_answers_no_share() -> None:
     assert (routes(said), shared(said)) == (("3", "1", ""), None)
     device.wait(3600)
     assert (device.pipeline.state, device.pipeline.requests) == (State.TRIAL, FIVE)
+    saved = records.decode(records.encode(device.record)).pipelines[PIPELINE]
+    assert (saved.refuge, saved.shared) == (target("1"), None), "a gateway that starts alone reads no document"
+    assert shared(device.assigned(some("3"), rule("2"))) == FIVE
+    assert (device.record.pipelines[PIPELINE].refuge, device.record.pipelines[PIPELINE].shared) == (target("2"), FIVE)
+
+
+def test_a_refuge_that_a_document_condemns_is_none_for_a_gateway_that_starts_alone_either() -> None:
+    device = serving()
+    said = device.assigned(rule("2"), condemned=[bad("1")])
+    assert routes(said) == ("2", "", "")
+    assert device.record.pipelines[PIPELINE].refuge is None
 
 
 def test_what_is_urgent_does_not_wait_for_a_share() -> None:
