@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,9 +95,18 @@ def start_broker(folder: Path, processes: Processes, *, port: int | None = None)
 
 
 def start_server(
-    folder: Path, provisioned: Provisioned, processes: Processes, broker: str, *, listen: str = "127.0.0.1:0"
+    folder: Path,
+    provisioned: Provisioned,
+    processes: Processes,
+    broker: str,
+    *,
+    listen: str = "127.0.0.1:0",
+    policy: Sequence[str] = (),
 ) -> str:
-    """The server; its URL once it is connected to the broker. It goes on with what is in its data folder."""
+    """The server; its URL once it is connected to the broker. It goes on with what is in its data folder.
+
+    `policy`: more words of its command line.
+    """
     data = folder / SERVER_DATA
     (data / "server.json").unlink(missing_ok=True)  # of one that was killed
     processes.start(
@@ -108,6 +118,7 @@ def start_server(
             "--director-key", provisioned.key("director"),
             "--listen", listen,
             "--mqtt", broker,
+            *policy,
         ],
     )  # fmt: skip
     found: Any = wait_for("the server listens", lambda: _written(processes, data / "server.json"), within_s=START_S)

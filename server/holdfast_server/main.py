@@ -52,7 +52,19 @@ def holdfast_server() -> None:
     "--database", metavar="URL", envvar="HOLDFAST_DATABASE",
     help="Such as postgresql+psycopg://user@host/name (or HOLDFAST_DATABASE). Default: server.db in the data folder.",
 )  # fmt: skip
-def run(data: Path, authorities: Path, director_key: Path, listen: str, mqtt: str, database: str | None) -> None:
+@click.option(
+    "--shadow-first", metavar="SELECTOR",
+    help="Where a release may serve only after a rollout had it shadow what serves, and finished: stage=production, or *.",
+)  # fmt: skip
+def run(
+    data: Path,
+    authorities: Path,
+    director_key: Path,
+    listen: str,
+    mqtt: str,
+    database: str | None,
+    shadow_first: str | None,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Once it listens, DATA/server.json says where: {"http": "http://127.0.0.1:PORT", "pid": N}.
@@ -65,6 +77,7 @@ def run(data: Path, authorities: Path, director_key: Path, listen: str, mqtt: st
             listen=listen,
             mqtt=mqtt,
             database=database,
+            shadow_first=shadow_first,
         )
     )
 

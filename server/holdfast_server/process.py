@@ -21,6 +21,7 @@ from holdfast_server import application, logs
 from holdfast_server.api.body_limits import BodyLimits
 from holdfast_server.broker.session import BrokerSession
 from holdfast_server.context import Context
+from holdfast_server.core.segments import Match
 from holdfast_server.registry.blobs import FolderBlobs
 from holdfast_server.registry.registry import Registry
 from holdfast_server.registry.transfers import TransferBuilder
@@ -28,10 +29,10 @@ from holdfast_server.rollouts.scheduler import Scheduler
 from holdfast_server.serving import Address, WebServer
 from holdfast_server.store.database import Database, parse_url, sqlite_url
 from holdfast_server.store.outbox import Director
-from holdfast_shared import __version__, durable
+from holdfast_shared import __version__, durable, selector
 from holdfast_shared import authorities as trust
 from holdfast_shared.authorities import Authorities
-from holdfast_shared.errors import Conflict, Missing, Untrusted
+from holdfast_shared.errors import Conflict, Malformed, Missing, Untrusted
 from holdfast_shared.key_file import read_key
 from holdfast_shared.signing import PrivateKey, PublicKey
 
@@ -44,7 +45,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """As given on the command line. `database` None: SQLite in the data folder."""
+    """As given on the command line. `database` None: SQLite in the data folder. `shadow_first`: a selector; None: nowhere."""
 
     data: Path
     authorities: Path
@@ -52,6 +53,7 @@ class Options:
     listen: str
     mqtt: str
     database: str | None = None
+    shadow_first: str | None = None
 
 
 def run(options: Options) -> None:
@@ -60,6 +62,7 @@ def run(options: Options) -> None:
     known = trust.load(options.authorities)
     director = director_of(known, read_key(options.director_key, option="--director-key"))
     address = Address.parse(options.listen)
+    shadow_first = _policy(options.shadow_first)
     url = parse_url(options.database) if options.database is not None else sqlite_url(options.data / "server.db")
     stop = threading.Event()
     with _alone(options.data):
@@ -67,7 +70,7 @@ def run(options: Options) -> None:
         database = Database(url)
         try:
             _migrate(database)
-            context = _context(database, known, director, options.data)
+            context = _context(database, known, director, options.data, shadow_first)
             _serve(context, options, address, stop)
         finally:
             durable.remove(options.data / ADDRESS_FILE)
@@ -87,12 +90,23 @@ def director_of(known: Authorities, key: PrivateKey) -> Director:
     return Director(known.fleet, key, max(mine))
 
 
-def _context(database: Database, known: Authorities, director: Director, data: Path) -> Context:
+def _policy(written: str | None) -> Match | None:
+    try:
+        return selector.parse(written) if written is not None else None
+    except Malformed as error:
+        raise Malformed(error.message, field="--shadow-first", next_step=error.next_step) from error
+
+
+def _context(
+    database: Database, known: Authorities, director: Director, data: Path, shadow_first: Match | None
+) -> Context:
     registry = Registry(database=database, authorities=known, blobs=FolderBlobs(data / "blobs"))
     registry.sweep()
     # Large uploads are gathered on the disk that they will stay on, not in a small /tmp.
     tempfile.tempdir = str(data / "blobs" / "partial")
-    return Context(database=database, authorities=known, director=director, registry=registry)
+    return Context(
+        database=database, authorities=known, director=director, registry=registry, shadow_first=shadow_first
+    )
 
 
 def _migrate(database: Database) -> None:

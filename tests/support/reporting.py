@@ -47,6 +47,7 @@ class Ground:
         self.authorities: Authorities = authorities()
         self.director = Director(FLEET, DIRECTOR, 1)
         self.now: Callable[[], Moment] = clock.moment
+        self.shadow_first = None
 
     def issue(self, pipeline: str = PIPELINE, *, region: str = REGION, version: str = "1.0.0", **fields: Any) -> Stored:
         release = msgspec.structs.replace(RELEASE, version=version)

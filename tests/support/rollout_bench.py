@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Table, delete, insert
 
 from holdfast_server.core.rollout import Moment
+from holdfast_server.core.segments import Match
 from holdfast_server.ingest.rows import Measures
 from holdfast_server.rollouts import commands, views
 from holdfast_server.rollouts.scheduler import Scheduler
@@ -74,6 +75,7 @@ class Bench:
         self.authorities = authorities()
         self.director = Director("test", DIRECTOR, 1)
         self.now: Callable[[], Moment] = Clock()
+        self.shadow_first: Match | None = None  # where a release must have shadowed before it serves
         self.scheduler = Scheduler(self, boot=BOOT)
         self.ids = itertools.count(1)
         self.digests: dict[str, str] = {}

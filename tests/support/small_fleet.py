@@ -91,12 +91,12 @@ def inked_images() -> Images:
 class SmallFleet:
     """Made by `small_fleet`. `server` reads its API; `operator` runs `holdfast` as one of the demo's people."""
 
-    def __init__(self, folder: Path, devices: Sequence[Device], *, health_s: float) -> None:
+    def __init__(self, folder: Path, devices: Sequence[Device], *, health_s: float, policy: Sequence[str] = ()) -> None:
         self.folder = folder
         self.devices = tuple(devices)
         self.provisioned = fleet.provision(folder, devices)
         self.processes = Processes(folder / "logs")
-        self._health_s = health_s
+        self._health_s, self._policy = health_s, policy
         self._reachable = True
         self._ports = {"broker": free_port(), "server": free_port()}
         self.broker = f"mqtt://127.0.0.1:{self._ports['broker']}"
@@ -124,7 +124,9 @@ class SmallFleet:
     def start_server(self) -> None:
         """The one data folder and address, however often."""
         listen = f"127.0.0.1:{self._ports['server']}"
-        stage.start_server(self.folder, self.provisioned, self.processes, self.broker, listen=listen)
+        stage.start_server(
+            self.folder, self.provisioned, self.processes, self.broker, listen=listen, policy=self._policy
+        )
 
     def cut_off(self) -> None:
         """Neither server nor broker from now on. May be repeated."""
@@ -355,11 +357,16 @@ class SmallFleet:
 
 
 @contextlib.contextmanager
-def small_fleet(devices: Sequence[Device], *, health_s: float = 1.0) -> Iterator[SmallFleet]:
-    """All of it up, and every device known to the server; at the end nothing of it is left."""
+def small_fleet(
+    devices: Sequence[Device], *, health_s: float = 1.0, policy: Sequence[str] = ()
+) -> Iterator[SmallFleet]:
+    """All of it up, and every device known to the server; at the end nothing of it is left.
+
+    `policy`: more words of the server's command line.
+    """
     need_program("mosquitto", "mosquitto")
     folder = Path(tempfile.mkdtemp(prefix="holdfast-fleet-"))  # short: sockets of devices lie in it
-    started = SmallFleet(folder, devices, health_s=health_s)
+    started = SmallFleet(folder, devices, health_s=health_s, policy=policy)
     try:
         started.start()
         yield started

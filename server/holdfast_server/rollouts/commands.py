@@ -13,11 +13,12 @@ import msgspec
 from sqlalchemy import Connection
 
 from holdfast_server.audit import decisions
-from holdfast_server.core import planner, request_shares
+from holdfast_server.core import planner, request_shares, shadow_first
 from holdfast_server.core import rollback as rollback_rules
 from holdfast_server.core import rollout as machine
 from holdfast_server.core.base_rules import releases_in
 from holdfast_server.core.compose import check_room
+from holdfast_server.core.plan import Plan
 from holdfast_server.core.release_in import ReleaseIn, Taken, in_environment
 from holdfast_server.core.rollback import Rollback, Signers
 from holdfast_server.core.rollout import Moment
@@ -60,7 +61,7 @@ def execute(
     act = command.act
     match act:
         case wire.RolloutPlan():
-            return _plan(connection, act, command.id, _operator(people), now)
+            return _plan(connection, context, act, command.id, _operator(people), now)
         case wire.RolloutStart():
             return _start(connection, context, act.rollout, _operator(people), now)
         case wire.RolloutPause():
@@ -101,7 +102,9 @@ def _new_id(connection: Connection, kind: str, command_id: str) -> str:
 
 
 # ---------------------------------------------------------------- rollouts
-def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: str, now: Moment) -> dict[str, Any]:
+def _plan(
+    connection: Connection, context: Context, act: wire.RolloutPlan, command_id: str, by: str, now: Moment
+) -> dict[str, Any]:
     ref, envelope = storage.release(connection, act.pipeline, act.version, field="version")
     payload = signing.unverified_payload(envelope, RELEASE_TYPE, size_bytes_max=ENVELOPE_BYTES_MAX)
     release = strict_json.decode(payload, Release, what="release", size_bytes_max=ENVELOPE_BYTES_MAX)
@@ -123,6 +126,7 @@ def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: st
     made = with_previous(standing, made)
     request_shares.check_others_are_answered(made)
     check_free(standing, made)
+    shadowed = _shadowed(connection, context, made)
     record = machine.planned(made, by=by, now=now)
     check_room(standing, record, devices.regions(connection))
     storage.save_rollout(connection, record)
@@ -132,10 +136,15 @@ def _plan(connection: Connection, act: wire.RolloutPlan, command_id: str, by: st
         kind="rollout planned",
         subject=record.id,
         cause=f"planned by {by}: {made.pipeline} {ref.version} for {selector.written(made.segment)}",
-        evidence={"plan": made},
+        evidence={"plan": made, **({"shadowed": shadowed} if shadowed else {})},
     )
     changes.mark(connection, "rollouts")
     return views.rollout(connection, record.id)
+
+
+def _shadowed(connection: Connection, context: Context, plan: Plan) -> tuple[str, ...]:
+    """The rollouts by which it may serve where it must have shadowed first. Raises Conflict without any."""
+    return shadow_first.evidence(plan, context.shadow_first, storage.rollouts(connection, pipeline=plan.pipeline))
 
 
 def _start(connection: Connection, context: Context, rollout_id: str, by: str, now: Moment) -> dict[str, Any]:
@@ -147,6 +156,7 @@ def _start(connection: Connection, context: Context, rollout_id: str, by: str, n
         check_room(standing, record, devices.regions(connection))
         record = msgspec.structs.replace(record, plan=with_previous(standing, record.plan))
         request_shares.check_others_are_answered(record.plan)
+        _shadowed(connection, context, record.plan)
     enact_step(connection, context, machine.step(record, machine.Start(by=by), now), now)
     return views.rollout(connection, rollout_id)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from holdfast_server.core.rollout import Moment
+from holdfast_server.core.segments import Match
 from holdfast_server.store.database import Database
 from holdfast_server.store.outbox import Director
 from holdfast_shared.authorities import Authorities
@@ -22,6 +23,10 @@ class Context(Protocol):
 
     @property
     def director(self) -> Director: ...
+
+    @property
+    def shadow_first(self) -> Match | None:
+        """Where a release may serve only after it has shadowed; None: nowhere."""
 
     @property
     def now(self) -> Callable[[], Moment]:

@@ -48,7 +48,7 @@ def test_help_and_version() -> None:
     assert run("--version").stdout.strip() == f"holdfast-server, version {__version__}"
     assert "--director-key director.pem" in run("--help").stdout
     shown = run("run", "--help").stdout
-    for option in ("--data", "--authorities", "--director-key", "--listen", "--mqtt", "--database"):
+    for option in ("--data", "--authorities", "--director-key", "--listen", "--mqtt", "--database", "--shadow-first"):
         assert option in shown
 
 
@@ -62,6 +62,7 @@ def test_help_and_version() -> None:
         ({"--listen": "example.org:80"}, "is no address"),
         ({"--listen": "127.0.0.1:99999"}, "is no port"),
         ({"--mqtt": "http://127.0.0.1:1883"}, "Next: "),
+        ({"--shadow-first": "stage production"}, "--shadow-first: "),
         ({"--database": "mysql://127.0.0.1/x"}, "--database: "),
     ],
     ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else None,
