@@ -7,6 +7,8 @@ machine does not, so there only moving, killing and removing are, and the limits
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +103,21 @@ def test_every_worker_has_a_group_and_nothing_is_left_of_it(
         offered = (delegated / "cgroup.controllers").read_text().split()
         memory = "cgroup memory.max" if "memory" in offered else "RLIMIT_DATA"
         assert told(came.agent).applied["memory"] == memory
+
+
+@pytest.mark.slow
+def test_what_a_killed_gateway_left_is_ended_by_the_next(delegated: Path, tmp_path: Path) -> None:
+    """A worker may be stuck in the kernel as its gateway dies, or have left a child in a session of its own."""
+    left = delegated / "worker-4242"
+    left.mkdir()
+    with subprocess.Popen(["sleep", "3600"]) as stuck:
+        try:
+            (left / "cgroup.procs").write_text(str(stuck.pid))
+            enter = f'echo $$ > {delegated}/cgroup.procs && exec {sys.executable} "$@"'
+            with running_gateway(tmp_path, python=("/bin/sh", "-c", enter, "sh")):
+                assert stuck.wait(30) == -signal.SIGKILL
+        finally:
+            stuck.kill()
 
 
 @pytest.mark.slow
