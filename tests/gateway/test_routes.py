@@ -134,13 +134,13 @@ def test_a_release_that_cannot_load_never_comes_into_force(bench: GatewayBench) 
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "what"),
-    [("crash", "load-failed", "killed by SIGKILL"), ("hang", "load-deadline", "limits.load_deadline_s")],
+    ("how", "deadline_s", "code", "what"),
+    [("crash", 60, "load-failed", "killed by SIGKILL"), ("hang", 1, "load-deadline", "limits.load_deadline_s")],
 )
-def test_loading_has_an_end(bench: GatewayBench, how: str, code: str, what: str) -> None:
+def test_loading_has_an_end(bench: GatewayBench, how: str, deadline_s: int, code: str, what: str) -> None:
     """A worker that dies or hangs while it loads is tried a few times, then the slot has failed."""
     agent = bench.agent()
-    target = installed(bench.folder, "1.0.0", limits=Limits(load_deadline_s=1), load=how)
+    target = installed(bench.folder, "1.0.0", limits=Limits(load_deadline_s=deadline_s), load=how)
     agent.serve(target)
     failed = agent.until_state(target, "failed")
     assert failed.code == code
