@@ -6,12 +6,13 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from holdfast_gateway import gateway, http_service
+from holdfast_gateway import control_groups, gateway, http_service
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from support import confined, digits_models, installed_release
@@ -127,6 +128,28 @@ def test_the_socket_unit_is_what_the_gateway_takes() -> None:
     tcp, unix = confined.settings(SOCKET, "ListenStream")
     assert tcp.startswith("127.0.0.1:")
     assert unix.startswith("/run/")
+
+
+def test_who_may_reach_what() -> None:
+    """The gateway and its models see no key; what is delegated is what limits a worker; applications come by their group."""
+    key = tomllib.loads((DEPLOY / "agent.toml").read_text())["device"]["key"]
+    assert setting(GATEWAY, "InaccessiblePaths") == f"-{key}"
+    assert set(setting(GATEWAY, "Delegate").split()) >= set(control_groups.WANTED)
+    assert setting(SOCKET, "SocketMode") == "0660"
+    users = (DEPLOY / "holdfast.sysusers").read_text()
+    assert f"\ng {setting(SOCKET, 'SocketGroup')} " in users
+    assert f"\nu {setting(GATEWAY, 'User')} " in users
+
+
+def test_when_memory_runs_out_the_gateway_goes_last_and_a_fetch_is_bounded() -> None:
+    assert int(setting(GATEWAY, "OOMScoreAdjust")) < 0
+    assert setting(AGENT, "MemoryMax").endswith("M")
+
+
+def test_the_gateway_never_runs_without_its_socket_unit() -> None:
+    """Else it would listen by itself, and refuse applications whenever it is started anew."""
+    assert setting(GATEWAY, "Requires") == SOCKET.name
+    assert SOCKET.name in setting(GATEWAY, "After")
 
 
 def test_backoff_is_only_for_a_systemd_that_knows_it() -> None:
