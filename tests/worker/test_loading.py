@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -210,6 +211,18 @@ def test_a_manifest_that_contradicts_its_model_fails_to_load(
     )
     assert found.code == "load-failed"
     assert words in found.detail
+
+
+@pytest.mark.parametrize("changed", [{"version": "9.9.9"}, {"name": "faces"}])
+def test_a_digest_that_is_another_model_than_the_release_says_fails_to_load(
+    state: StateFolder, changed: dict[str, str]
+) -> None:
+    """Its publisher signed both, and one of them is wrong: nobody guesses which."""
+    (stage,) = publish("digits", "1.0.0", digits_models.trained()).release.stages
+    wrong = msgspec.structs.replace(stage, model=msgspec.structs.replace(stage.model, **changed))
+    found = refused_release(state, digits_models.trained(), release_changes={"stages": (wrong,)})
+    assert found.code == "load-failed"
+    assert "the manifest of that digest is digits 1.0.0" in found.detail
 
 
 def test_an_input_that_the_manifest_lacks_fails_to_load(state: StateFolder) -> None:
