@@ -19,7 +19,7 @@ for _side in ("agent", "shared"):
     sys.path.append(str(ROOT / _side))
 
 from holdfast_shared import __version__  # noqa: E402 - from this tree
-from holdfast_worker import protocol  # noqa: E402
+from holdfast_worker import protocol  # noqa: E402 - from this tree
 
 PACKAGES: Final = (ROOT / "agent" / "holdfast_worker", ROOT / "shared" / "holdfast_shared")
 NEEDS: Final = ("msgspec>=0.19", "numpy>=1.26", "semver>=3.0.2")

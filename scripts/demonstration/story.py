@@ -139,7 +139,7 @@ def _kill_workers(cast: Cast, device: Device, application: Application) -> int:
         _more_requests(application, 20)
         wait_for(
             "the gateway has started another",
-            lambda: len(victims) == len({one.pid for one in gateway.children(recursive=True)} - {victim}),  # noqa: B023
+            lambda: len(victims) == len({one.pid for one in gateway.children(recursive=True)} - {victim}),  # noqa: B023 - called before the next turn
             within_s=RESTART_S,
         )
         _both_slots_ready(cast, device, since=killed_at)

@@ -15,6 +15,7 @@ import click
 from holdfast_cli import output, signed_command
 from holdfast_cli.failures import EXIT_HALTED, Unreachable
 from holdfast_cli.session import Session
+from holdfast_shared.judgement import FLOORS
 
 POLL_S: Final = 0.5
 # The server may restart while somebody watches; longer than this and the person should know.
@@ -68,7 +69,8 @@ def _wave(wave: Any, largest: int) -> list[str]:
     for gate in wave.get("gates", []):
         counts = gate.get("devices") or {}
         mark = _VERDICT_MARKS.get(gate["verdict"], "?")
-        bound = f"{gate['metric']} {_bound(gate['metric'])} {gate['threshold']:.10g}"
+        side = "≥" if gate["metric"] in FLOORS else "≤"
+        bound = f"{gate['metric']} {side} {gate['threshold']:.10g}"
         lines.append(
             f"        {mark} {bound}  {output.state(gate['verdict'])}  "
             + click.style(
@@ -76,11 +78,6 @@ def _wave(wave: Any, largest: int) -> list[str]:
             )
         )
     return lines
-
-
-def _bound(metric: str) -> str:
-    """Which side of its threshold is good."""
-    return "≥" if metric in ("accuracy_proxy", "agreement") else "≤"
 
 
 def _redraw(before: list[str], now: list[str]) -> list[str]:

@@ -20,6 +20,8 @@ from holdfast_shared.wire.report import Window
 FALSE_ALARM: Final = 1e-4
 # So many bad ones are no breach yet, and too many for a pass: 4 of 40 where 1 % may be. Whoever waits for a pass waits for more.
 DOUBT: Final = 1e-2
+# Of these the threshold is the least that is good; of all others the most. `agreement` is of a release that only shadows.
+FLOORS: Final = frozenset({"accuracy_proxy", "agreement"})
 # p99: one in a hundred may be slower.
 SLOW_SHARE_ALLOWED: Final = 0.01
 

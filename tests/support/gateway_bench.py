@@ -400,7 +400,7 @@ class Http:
         status, _, body = self.ask("GET", path)
         return status, json.loads(body)
 
-    def infer(self, *, id: str = "", version: str = "", **do: str) -> tuple[int, dict[str, Any]]:  # noqa: A002
+    def infer(self, *, id: str = "", version: str = "", **do: str) -> tuple[int, dict[str, Any]]:  # noqa: A002 - the protocol's word
         """`do`: what becomes of it, by version (`v1_2_0="crash"`) or everywhere (`all_="error"`)."""
         wanted = {"*" if name == "all_" else name[1:].replace("_", "."): what for name, what in do.items()}
         return self.infer_raw(json.dumps({"id": id, "do": wanted}).encode(), version)

@@ -116,27 +116,7 @@ def publish(
     model, if another than the release.
     """
     cases = _cases(golden if golden is not None else golden_cases(model, runtime))
-    variant = Variant(
-        name="cpu",
-        runtime=runtime,
-        hardware=Hardware(),
-        files=(File(path=f"model.{runtime}", role="weights", digest=digest_of(model), size_bytes=len(model)),),
-        inputs=inputs,
-        outputs=outputs,
-    )
-    described = _changed(
-        ModelVersion(
-            name=pipeline,
-            version=version,
-            training_data=DataSet(
-                name="scikit-learn digits", digest=digest_of(digits_models.images().tobytes()), rows=1797
-            ),
-            metrics={"accuracy": 0.9},
-            framework=Framework(name="scikit-learn", version="1"),
-            variants=(_changed(variant, variant_changes),),
-        ),
-        model_changes,
-    )
+    described = _described(pipeline, version, model, runtime, (inputs, outputs), (model_changes, variant_changes))
     model_payload = strict_json.encode(described)
     release = _changed(
         Release(
@@ -166,6 +146,36 @@ def publish(
     )
     blobs: dict[str, bytes] = {digest_of(blob): blob for blob in (model, cases, reference) if blob is not None}
     return sealed(release, (described,), blobs, key, model_key)
+
+
+def _described(
+    name: str,
+    version: str,
+    model: bytes,
+    runtime: Runtime,
+    declared: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
+    changes: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None],
+) -> ModelVersion:
+    """The model's manifest: `declared` are inputs and outputs, `changes` those of the model and of its one variant."""
+    variant = Variant(
+        name="cpu",
+        runtime=runtime,
+        hardware=Hardware(),
+        files=(File(path=f"model.{runtime}", role="weights", digest=digest_of(model), size_bytes=len(model)),),
+        inputs=declared[0],
+        outputs=declared[1],
+    )
+    digits = DataSet(name="scikit-learn digits", digest=digest_of(digits_models.images().tobytes()), rows=1797)
+    found = ModelVersion(
+        name=name,
+        version=version,
+        training_data=digits,
+        metrics={"accuracy": 0.9},
+        framework=Framework(name="scikit-learn", version="1"),
+        variants=(_changed(variant, changes[1]),),
+    )
+    changed: ModelVersion = _changed(found, changes[0])
+    return changed
 
 
 def sealed(

@@ -20,7 +20,7 @@ from holdfast_server.core.verdict import DEVICES_TO_TELL
 from holdfast_shared import cohort, selector
 from holdfast_shared.binomial import upper_tail
 from holdfast_shared.errors import Malformed
-from holdfast_shared.judgement import FALSE_ALARM, SLOW_SHARE_ALLOWED
+from holdfast_shared.judgement import FALSE_ALARM, FLOORS, SLOW_SHARE_ALLOWED
 from holdfast_shared.selector import Term
 from holdfast_shared.wire.command import RolloutPlan, WavePlan
 from holdfast_shared.wire.release import Guardrail, Release
@@ -164,14 +164,14 @@ def _gates(asked: RolloutPlan, release: Release) -> tuple[Gate, ...]:
 
 
 def _stricter(rail: Guardrail, known: Gate) -> bool:
-    return rail.threshold > known.threshold if rail.metric == "accuracy_proxy" else rail.threshold < known.threshold
+    return rail.threshold > known.threshold if rail.metric in FLOORS else rail.threshold < known.threshold
 
 
 def _allowed(gate: Gate) -> float:
     """The share of requests that may be bad; of drift, its index."""
     if gate.metric == "latency_ms_p99":
         return SLOW_SHARE_ALLOWED
-    return 1 - gate.threshold if gate.metric == "accuracy_proxy" else gate.threshold
+    return 1 - gate.threshold if gate.metric in FLOORS else gate.threshold
 
 
 def _requests_to_fail(gate: Gate) -> int:
@@ -197,7 +197,7 @@ def _refuse_a_gate_that_cannot_fail(gate: Gate, requests_min: int) -> None:
         raise Malformed(
             f"no device can breach a {gate.metric} of {gate.threshold:g}: every request may be bad",
             field="gates",
-            next_step="give a threshold above 0" if gate.metric == "accuracy_proxy" else "give a threshold below 1",
+            next_step="give a threshold above 0" if gate.metric in FLOORS else "give a threshold below 1",
         )
     needed = _requests_to_fail(gate)
     if requests_min < needed:

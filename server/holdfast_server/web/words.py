@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast_shared import selector, strict_json
+from holdfast_shared.judgement import FLOORS
 
 _MB: Final = 1_000_000
 _DIGEST_SHOWN: Final = 19  # `sha256:` and twelve digits
@@ -20,7 +21,6 @@ METRICS: Final = {
     "agreement": "rows that agree with what serves",
     "device": "devices that left it",
 }
-_AT_LEAST: Final = ("accuracy_proxy", "agreement")
 
 
 def threshold(metric: str, value: Any) -> str:
@@ -33,7 +33,7 @@ def threshold(metric: str, value: Any) -> str:
         return f"≤ {value:g}"
     if metric == "memory_bytes":
         return f"≤ {value / _MB:.1f} MB" if value >= _MB else f"≤ {value:,.0f} bytes"
-    return f"{'≥' if metric in _AT_LEAST else '≤'} {100 * value:g} %"
+    return f"{'≥' if metric in FLOORS else '≤'} {100 * value:g} %"
 
 
 def segment(value: Any) -> str:

@@ -200,7 +200,7 @@ def test_killed_at_any_moment_nothing_that_a_manifest_names_is_incomplete(
                 stderr=subprocess.DEVNULL,
             ) as child:
                 asked = len(server.requests)
-                eventually(lambda: len(server.requests) > asked or child.poll() is not None)  # noqa: B023
+                eventually(lambda: len(server.requests) > asked or child.poll() is not None)  # noqa: B023 - called in this turn
                 time.sleep(chance.uniform(0, 0.06))  # a moment of the fetch, not a wait for something
                 if child.poll() is None:
                     os.kill(child.pid, signal.SIGKILL)

@@ -268,8 +268,8 @@ def test_more_bytes_than_were_announced_are_refused(shelf: Shelf) -> None:
     shelf.model()
     content = shelf.bytes[shelf.weights]  # type: ignore[index]
     pieces = [content, b"more"]
-    act = lambda: shelf.registry.receive(shelf.weights, len(content), iter(pieces))  # noqa: E731
-    assert shelf.refuses(Malformed, act).field == "size_bytes"
+    refused = shelf.refuses(Malformed, lambda: shelf.registry.receive(shelf.weights, len(content), iter(pieces)))
+    assert refused.field == "size_bytes"
 
 
 def test_a_wrong_size_of_bytes_that_are_here_is_refused(shelf: Shelf) -> None:
