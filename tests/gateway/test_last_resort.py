@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,9 @@ from holdfast_agent.edge.layout import StateFolder
 from holdfast_gateway.bench import Bench
 from holdfast_gateway.control import Route
 from holdfast_gateway.pipeline import LAST_RESORT_S, Pipeline
-from holdfast_gateway.slot import Slot
 from holdfast_gateway.windows import Ledger
-from holdfast_shared.assign import Target
-from support.gateway_bench import DEADLINE_S, PIPELINE, STAND_IN, installed
-
-
-class Quiet:
-    """A gateway that nobody listens to."""
-
-    def status_changed(self) -> None: ...
-
-    def failure_counted(self, slot: Slot) -> None: ...
-
-    def switched(self, pipeline: str, target: Target, at_s: float) -> None: ...
+from support.gateway_bench import PIPELINE, STAND_IN, installed
+from support.pipeline_alone import Quiet, until
 
 
 @pytest.mark.slow
@@ -40,7 +28,7 @@ async def _last_resort(folder: StateFolder) -> None:
     served = Pipeline(PIPELINE, Quiet(), Ledger(), bench)
     served.route(Route(pipeline=PIPELINE, serving=bad, refuge=good))
     slot = served.slots[bad.key]
-    await _until(lambda: slot.state == "failed" and bool(served.usable))
+    await until(lambda: slot.state == "failed" and bool(served.usable))
     slot.failed_at -= LAST_RESORT_S
     served.tick()
     assert slot.loads == 1  # the refuge answers
@@ -48,7 +36,7 @@ async def _last_resort(folder: StateFolder) -> None:
     alone = Pipeline(PIPELINE, Quiet(), Ledger(), bench)
     alone.route(Route(pipeline=PIPELINE, serving=bad))
     slot = alone.slots[bad.key]
-    await _until(lambda: slot.state == "failed")
+    await until(lambda: slot.state == "failed")
     alone.tick()
     assert slot.loads == 1  # too soon
     slot.failed_at -= LAST_RESORT_S
@@ -56,10 +44,4 @@ async def _last_resort(folder: StateFolder) -> None:
     assert slot.loads == 2
     for pipeline in (served, alone):
         pipeline.retire()
-    await _until(lambda: served.empty and alone.empty and all(worker.gone for worker in bench.workers))
-
-
-async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not true():  # noqa: ASYNC110 - the pipeline has no event for a test to wait on
-            await asyncio.sleep(0.01)
+    await until(lambda: served.empty and alone.empty and all(worker.gone for worker in bench.workers))
