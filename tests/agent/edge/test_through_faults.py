@@ -84,7 +84,7 @@ def way(server: Running, tmp_path: Path) -> Iterator[Way]:
 
 def _configured(folder: Path, server: str, authorities: Path) -> Path:
     path = folder / "agent.toml"
-    device = {"id": "camera-7", "fleet": FLEET, "state": str(folder / "state"), "key": "none", "membership": "none"}
+    device = {"id": "camera-7", "fleet": FLEET, "state": str(folder / "state"), "key": "/none", "membership": "/none"}
     device["authorities"] = str(authorities)
     lines = ["[device]", *(f"{name} = {json.dumps(value)}" for name, value in device.items())]
     path.write_text("\n".join([*lines, "[server]", f'url = "{server}"', "[broker]", 'url = "mqtt://127.0.0.1:1"']))

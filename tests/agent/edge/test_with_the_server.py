@@ -41,7 +41,7 @@ def client(tmp_path: Path, broker: Mosquitto) -> Iterator[Client]:
 
 def configured(folder: Path, server: str) -> Path:
     path = folder / "agent.toml"
-    device = {"id": "camera-7", "fleet": FLEET, "state": str(folder / "state"), "key": "none", "membership": "none"}
+    device = {"id": "camera-7", "fleet": FLEET, "state": str(folder / "state"), "key": "/none", "membership": "/none"}
     device["authorities"] = str(folder / "authorities.json")
     lines = ["[device]", *(f"{name} = {json.dumps(value)}" for name, value in device.items())]
     path.write_text("\n".join([*lines, "[server]", f'url = "{server}"', "[broker]", 'url = "mqtt://127.0.0.1:1"']))
