@@ -22,7 +22,7 @@ from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.recent_answers import Prediction, RecentAnswers
 from holdfast_gateway.request_share import RequestShare
-from holdfast_gateway.slot import Slot
+from holdfast_gateway.slot import LINGER_S, Slot
 from holdfast_gateway.standby import KEPT_S, Memory
 from holdfast_gateway.waiting_room import ROOM_MAX, WaitingRoom
 from holdfast_gateway.windows import Ledger
@@ -370,7 +370,7 @@ class Pipeline:
     def _retire(self, slot: Slot) -> None:
         self._retiring[slot.target.key] = slot
         self._draining.add(slot)
-        slot.retire()
+        slot.retire(LINGER_S if self.usable else 0.0)
 
     def _chosen(self) -> list[Slot]:
         """The slots that may answer, ready or not, the first choice first."""

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 WAITING_MAX: Final = 128
 # A slot that is not named any more answers what it was asked; each of those has its own deadline, all together this one.
 DRAIN_S: Final = 30.0
+# A process that ends takes a core for some milliseconds, in which the slot that serves instead has its first requests to answer.
+LINGER_S: Final = 0.25
 DETAIL_CHARACTERS_MAX: Final = 500
 # What `Status` and the repository index say of it.
 COLD: Final = "kept cold ([gateway] standby): it is started when it is needed"
@@ -80,6 +82,7 @@ class Slot:
         self._waiting: deque[Inference] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
+        self._linger_s = 0.0
         self._on_demand = False  # it is cold, or was when it was last started
         self._suspect = False  # it failed, and its environment is read before that is told
         self._start_due = False  # as soon as the worker that is being stopped has ended
@@ -149,9 +152,10 @@ class Slot:
             self.counts.forget_sliding()
             self.start()
 
-    def retire(self) -> None:
+    def retire(self, linger_s: float = 0.0) -> None:
         """Ask nothing more of it; what it was asked is answered, then it ends. What is waiting goes back to the pipeline."""
         self._retired = True
+        self._linger_s = linger_s
         self._start_due = False
         self._forget_timer()
         self.state = "stopped"
@@ -162,7 +166,7 @@ class Slot:
         elif not worker.is_ready:
             worker.kill()
         elif not worker.asked:
-            worker.stop()
+            self._timer = self._loop.call_later(linger_s, worker.stop)
         else:
             self._timer = self._loop.call_later(DRAIN_S, worker.kill)
 
@@ -233,7 +237,7 @@ class Slot:
         self._pipeline.answered(self, inference, answer, latency_ms)
         if self._retired and not worker.asked:
             self._forget_timer()
-            worker.stop()
+            self._timer = self._loop.call_later(self._linger_s, worker.stop)
 
     def refused(self, failed: Failed) -> None:
         self.ended()

@@ -264,6 +264,21 @@ def _tallied(target: Target, requests: int, message: FromGateway) -> Window | No
     return message.window if isinstance(message, Tallied) and found else None
 
 
+def test_a_slot_that_is_named_again_at_once_goes_on_with_the_worker_it_had(bench: GatewayBench) -> None:
+    """One that left with nothing to do lingers for a moment."""
+    agent = bench.agent()
+    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
+    agent.until_in_force(agent.serve(old, testing=new))
+    agent.until_state(new, "ready")
+    before = agent.comes_to(old, "ready")
+    agent.serve(new)
+    agent.until_in_force(agent.serve(old, testing=new))
+    after = agent.comes_to(old, "ready")
+    assert (after.worker_pid, after.loads) == (before.worker_pid, 1)
+    agent.until_in_force(agent.serve(new))
+    eventually(lambda: not alive(before.worker_pid), "it lingers for ever")
+
+
 def test_a_slot_that_is_named_again_while_it_drains_goes_on(bench: GatewayBench) -> None:
     agent = bench.agent()
     old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
