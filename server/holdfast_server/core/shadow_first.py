@@ -1,7 +1,7 @@
 """The gate before production: where the server's policy says so, a release serves only after it has shadowed what serves.
 
 The evidence is a *finished* rollout of the same release, in the same environment, that only shadowed: each of its waves passed. A
-release that finished a rollout in which it served needs none, nor does one that there was nothing to shadow for.
+release that finished a rollout in which it served there needs none, nor does one that there was nothing to shadow for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def evidence(plan: Plan, policy: Match | None, before: Iterable[Rollout]) -> tup
     if policy is None or plan.shadow is not None or plan.previous is None or conjunction(plan.segment, policy) is None:
         return ()
     same = [one for one in before if one.plan.release == plan.release and one.plan.rollout != plan.rollout]
-    finished = tuple(one.id for one in same if one.state is State.FINISHED)
+    # To have served elsewhere says nothing: staging comes before the shadow.
+    told = (one for one in same if one.plan.shadow is not None or conjunction(one.plan.segment, policy) is not None)
+    finished = tuple(one.id for one in told if one.state is State.FINISHED)
     if finished:
         return finished
     ended = [f"{one.id} is {one.state}" for one in same if one.plan.shadow is not None]

@@ -93,6 +93,16 @@ def test_elsewhere_and_without_a_policy_nobody_is_asked(bench: Bench) -> None:
     bench.plan("1.1.0", segment=selector.parse("region=us-east"))
 
 
+def test_to_have_served_where_nobody_asks_is_no_evidence_where_it_is_asked_for(bench: Bench) -> None:
+    """Staging comes before the shadow: what served there alone would else go by the gate."""
+    bench.shadow_first = selector.parse("region=us-east")
+    rollout = bench.plan("1.1.0", segment=selector.parse("region=eu-west"))
+    bench.command(RolloutStart(rollout=rollout))
+    bench.rounds_until(rollout, "finished")
+    with pytest.raises(Conflict, match="no rollout had it shadow"):
+        bench.plan("1.1.0", segment=selector.parse("region=us-east"))
+
+
 def test_a_rollout_planned_before_there_was_the_policy_is_asked_when_it_starts(bench: Bench) -> None:
     bench.shadow_first = None
     rollout = bench.plan("1.1.0")
