@@ -177,6 +177,7 @@ def _fault_of_address(url: str) -> str:
     try:
         parts = urlsplit(url)
         port, host = parts.port, parts.hostname
+        (host or "").encode("idna")  # as whoever looks it up does, who would end with a UnicodeError
     except ValueError as error:  # the standard library's words: `Port out of range 0-65535`
         return f"is no address: {error}"
     if not host:

@@ -101,6 +101,7 @@ def test_a_fault_inside_a_list_hides_no_other(tmp_path: Path) -> None:
         ('url = "http://127.0.0.1:8080"', 'url = "http://:8080"', "[server] url: 'http://:8080' names no host"),
         ('url = "mqtt://127.0.0.1:1883"', 'url = "mqtt://broker:99999"', "[broker] url: 'mqtt://broker:99999' is no"),
         ('url = "mqtt://127.0.0.1:1883"', 'url = "mqtt://broker:0"', "[broker] url: 'mqtt://broker:0' names port 0"),
+        ('url = "mqtt://127.0.0.1:1883"', 'url = "mqtt://broker..site"', "[broker] url: 'mqtt://broker..site' is no"),
         ('# listen = "127.0.0.1:8000"', 'listen = "127.0.0.1:65536"', "[gateway] listen: '127.0.0.1:65536' is no"),
         ('state = "/var/lib/holdfast"', 'state = "holdfast"', "[device] state: found 'holdfast'"),
         ('state = "/var/lib/holdfast"', 'state = ""', "[device] state: found ''"),
