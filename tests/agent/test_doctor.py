@@ -14,7 +14,7 @@ import pytest
 from holdfast_agent.commands import around, within
 from holdfast_agent.commands.told import Finding
 from holdfast_agent.core import record
-from holdfast_agent.core.record import PipelineRecord, Record, StoredDocument
+from holdfast_agent.core.record import PipelineRecord, Record, State, StoredDocument
 from holdfast_agent.edge.identity import Identity
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_shared import durable
@@ -102,6 +102,11 @@ def test_a_disk_is_too_small_before_a_fetch_finds_out(small_disk: Path) -> None:
     slots = PipelineRecord(current=Target(release=ref), previous=Target(release=ref))
     two = Record(incarnation="0" * 16, pipelines={"p": slots})
     assert within.disk(folder, two).state == "ok", "the third alone is still to come"
+    tried = msgspec.structs.replace(slots, state=State.TRIAL, candidate=Target(release=ref))
+    on_trial = Record(incarnation="0" * 16, pipelines={"p": tried})
+    (small_disk / "more").write_bytes(bytes(3 * MIB))
+    states = [within.disk(folder, one).state for one in (two, on_trial)]
+    assert states == ["warn", "ok"], "on trial, maybe for weeks, the third is here"
     (small_disk / "filled").write_bytes(bytes(8 * MIB))
     found = within.disk(folder, two)
     assert (found.state, "free some space" in found.do) == ("fail", True)

@@ -118,9 +118,7 @@ def clock(known: Identity | None, saved: Record | None) -> Finding:
 
 def _to_come_bytes(folder: StateFolder, pipeline: PipelineRecord) -> int:
     """What is not here yet of three releases as large as the largest that is."""
-    sizes = [
-        _size_bytes(folder, slot.release.digest) for slot in (pipeline.current, pipeline.previous) if slot is not None
-    ]
+    sizes = [_size_bytes(folder, slot.release.digest) for slot in pipeline.held]
     return (RELEASES_PLANNED - len(sizes)) * max(sizes, default=0)
 
 
