@@ -283,7 +283,8 @@ def _self_test(device: Device, name: str, decision: Decision, goal: Goal, now: M
     if status is not None and status.state == "ready":
         return _passed(device, name, decision, goal, now)
     if device.gateway.connected and live.due_us is not None and now.monotonic_us >= live.due_us:
-        detail, code = (status.detail, status.code) if status is not None and status.state == "stopped" else ("", "")
+        detail = status.detail if status is not None else ""
+        code = status.code if status is not None and status.state == "stopped" else ""  # else how it was last lost
         return _given_up(device, name, goal, now, code=code or FailureCode.SELF_TEST_UNANSWERED, detail=detail)
     return device
 

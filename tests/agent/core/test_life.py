@@ -9,7 +9,7 @@ import pytest
 
 from holdfast_agent.core import backoff, deadlines
 from holdfast_agent.core.commands import Save, Tell
-from holdfast_gateway.control import CloseWindows, RetryLoad
+from holdfast_gateway.control import CloseWindows, RetryLoad, SlotStatus, Status
 from holdfast_gateway.losses import LATE_MAX
 from holdfast_shared.wire.assignment import Assignment, Rule
 from support.playbook import BEGAN, PIPELINE, SECOND, Playbook, assignment, bad, counts, digest, release, rule, target
@@ -215,6 +215,19 @@ def test_a_gateway_that_does_not_answer_a_self_test_condemns_nothing(device: Pla
     device.wait((deadlines.self_tested_by(release("1"), BEGAN) - BEGAN.monotonic_us) / SECOND + 1)
     assert device.pipeline.condemned_here == ()
     assert device.events("fetch_failed")[-1].code == "self-test-unanswered"
+
+
+def test_a_self_test_that_is_not_answered_is_told_with_how_its_worker_was_last_lost(device: Playbook) -> None:
+    device.connect()
+    device.assigned(rule("1"))
+    device.fetched("1")
+    lost = SlotStatus(
+        pipeline="p", target=target("1"), state="loading", code="crash", detail="killed by SIGBUS", losses=1
+    )
+    device.said(Status(serial=0, slots=(lost,), gateway=device.gateway))
+    device.wait((deadlines.self_tested_by(release("1"), BEGAN) - BEGAN.monotonic_us) / SECOND + 1)
+    told = device.events("fetch_failed")[-1]
+    assert (told.code, told.detail) == ("self-test-unanswered", "killed by SIGBUS")
 
 
 def test_a_candidate_that_is_always_late_is_condemned_and_not_given_up_before_the_gateway_does(
