@@ -54,13 +54,8 @@ def usable(device: Device, name: str, target: Target | None) -> bool:
 
 
 def refuge_of(device: Device, name: str) -> Target | None:
-    """The other good slot, which answers what the serving one cannot. A condemned release answers nothing."""
-    pipeline = device.record.pipeline(name)
-    serving = pipeline.serving
-    for slot in (pipeline.current, pipeline.previous):
-        if slot is not None and serving is not None and slot.key != serving.key and allowed(device, name, slot):
-            return slot
-    return None
+    """The record's refuge, by the documents as they are now: within a step the record may not say yet what they condemn."""
+    return with_barred(device, name).record.pipeline(name).refuge
 
 
 def with_barred(device: Device, name: str) -> Device:
