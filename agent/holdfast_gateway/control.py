@@ -64,7 +64,7 @@ ToGateway = Routes | RetryLoad | CloseWindows | AcknowledgeWindows
 
 
 class SlotStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker. `code` is a stable failure code: why it failed for good, or, if it did not, how it was last lost.
+    """A worker. `code` is a stable failure code: why it failed for good, or what it lacks; else how it was last lost.
 
     `losses` counts crashes and hangs since it was loaded; `loads` how often its worker was started.
     """

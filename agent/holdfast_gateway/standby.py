@@ -1,7 +1,7 @@
 """Whether a refuge is loaded before it is needed, and a shadow at all: by what the operator says, or by the memory that is left.
 
 A warm refuge answers in milliseconds what the serving slot cannot, and costs a process; a cold one is started when it is
-needed, and the requests wait for it as long as a request may take. Pure, but for the one file that `Memory.now` reads.
+needed, and the requests wait for it as long as a request may take. Pure, but for the two files that the kernel tells it in.
 """
 
 from __future__ import annotations
