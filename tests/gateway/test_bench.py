@@ -31,6 +31,7 @@ from holdfast_shared.wire.environment import Settings
 from holdfast_worker import protocol
 from holdfast_worker.protocol import NO_HEADER, Answer, Load, Outcome, Ready
 from support.gateway_bench import DEADLINE_S, PIPELINE, STAND_IN, installed
+from support.pipeline_alone import Quiet
 
 
 class Started(Bench):
@@ -200,16 +201,6 @@ def test_a_comparing_worker_that_answers_instead_is_lost_with_what_it_was_asked(
     asyncio.run(scenario())
 
 
-class Deaf:
-    """Who is told of a pipeline, and does nothing."""
-
-    def status_changed(self) -> None: ...
-
-    def failure_counted(self, slot: Slot) -> None: ...
-
-    def switched(self, pipeline: str, target: Target, at_s: float) -> None: ...
-
-
 def test_of_room_for_one_the_refuge_has_it_and_not_the_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory comes back while both wait for it."""
     meminfo = tmp_path / "meminfo"
@@ -222,7 +213,7 @@ def test_of_room_for_one_the_refuge_has_it_and_not_the_shadow(tmp_path: Path, mo
         bench = bench_of(tmp_path)
         folder = StateFolder(tmp_path)
         serving, refuge, shadow = (installed(folder, version) for version in ("1.1.0", "1.0.0", "1.2.0"))
-        pipeline = Pipeline(PIPELINE, Deaf(), Ledger(), bench)
+        pipeline = Pipeline(PIPELINE, Quiet(), Ledger(), bench)
         left(0)
         pipeline.route(Route(pipeline=PIPELINE, serving=serving, refuge=refuge, shadow=shadow))
         pipeline.slots[serving.key].ready(Ready(inputs=(), outputs=(), fingerprint={}, load_ms=1.0, self_test_cases=1))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from holdfast_shared import __version__
-from support.gateway_bench import DEADLINE_S, GatewayBench, Load, alive, installed
+from support.gateway_bench import DEADLINE_S, GatewayBench, alive, installed
+from support.gateway_traffic import Load
 
 MODULE = [sys.executable, "-m", "holdfast_gateway"]
 

@@ -1,4 +1,4 @@
-"""A slot that is left is given a time to answer what it was asked, and no more."""
+"""A slot that is left has a time to answer what it was asked, lingers for a moment, and ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Waiting:
         self.gone = False
         self.came: tuple[int, str] | None = None
 
-    def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:  # noqa: ARG002 - an asker's
+    def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:  # noqa: ARG002 - as a connection is answered
         self.came = status, json.loads(bytes(body)).get("model_version", "")
 
 
@@ -54,5 +54,29 @@ async def _drained(folder: StateFolder) -> None:
     pipeline.route(Route(pipeline=PIPELINE, serving=new))
     await until(lambda: asker.came is not None)
     assert asker.came == (200, "1.1.0")
+    pipeline.retire()
+    await until(lambda: pipeline.empty and all(worker.gone for worker in bench.workers))
+
+
+@pytest.mark.slow
+def test_one_with_nothing_to_answer_lingers_and_is_named_again_as_it_was(tmp_path: Path) -> None:
+    """Its end would take a core from the slot that has its first requests to answer now."""
+    asyncio.run(_lingered(StateFolder(tmp_path)))
+
+
+async def _lingered(folder: StateFolder) -> None:
+    bench = Bench(folder, STAND_IN)
+    old, new = (installed(folder, version) for version in ("1.0.0", "1.1.0"))
+    pipeline = Pipeline(PIPELINE, Quiet(), Ledger(), bench)
+    pipeline.route(Route(pipeline=PIPELINE, serving=old, testing=new))
+    await until(lambda: all(slot.state == "ready" for slot in pipeline.slots.values()))
+    left = pipeline.slots[old.key]
+    pipeline.route(Route(pipeline=PIPELINE, serving=new))
+    for _ in range(5):
+        await asyncio.sleep(0)  # turns of the loop, in which it would be told to stop
+    pipeline.route(Route(pipeline=PIPELINE, serving=new, refuge=old))
+    assert (pipeline.slots[old.key], left.state, left.loads) == (left, "ready", 1)
+    pipeline.route(Route(pipeline=PIPELINE, serving=new))
+    await until(lambda: len([worker for worker in bench.workers if not worker.gone]) == 1)
     pipeline.retire()
     await until(lambda: pipeline.empty and all(worker.gone for worker in bench.workers))

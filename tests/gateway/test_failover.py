@@ -16,7 +16,8 @@ from holdfast_gateway.worker import ASKED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
 from holdfast_shared.wire.report import Window
-from support.gateway_bench import AgentEnd, GatewayBench, Queue, alive, eventually, installed
+from support.gateway_bench import AgentEnd, GatewayBench, alive, eventually, installed
+from support.gateway_traffic import Queue
 
 pytestmark = pytest.mark.slow
 

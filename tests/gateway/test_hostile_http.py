@@ -14,7 +14,8 @@ import pytest
 from holdfast_gateway import http_limits, http_service
 from holdfast_gateway.slot import WAITING_MAX
 from holdfast_gateway.worker import ASKED_MAX
-from support.gateway_bench import DEADLINE_S, GatewayBench, Load, installed, running_gateway
+from support.gateway_bench import DEADLINE_S, GatewayBench, installed, running_gateway
+from support.gateway_traffic import Load
 
 pytestmark = pytest.mark.slow
 

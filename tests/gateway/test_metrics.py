@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast_gateway.control import Route
 from holdfast_gateway.metrics import BOUNDS_S
-from support.gateway_bench import PIPELINE, GatewayBench, Queue, eventually, installed
+from support.gateway_bench import PIPELINE, GatewayBench, eventually, installed
+from support.gateway_traffic import Queue
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,8 @@ from holdfast_shared.assign import Target
 from holdfast_shared.wire.assignment import ReleaseRef
 from holdfast_shared.wire.release import Datatype, Limits
 from support import digits_models, installed_release
-from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, Http, Load, running_gateway
+from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, Http, running_gateway
+from support.gateway_traffic import Load
 
 pytestmark = pytest.mark.slow
 

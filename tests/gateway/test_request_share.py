@@ -19,16 +19,8 @@ from holdfast_shared import cohort, selector
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.assignment import ReleaseRef, Requests
 from holdfast_worker.protocol import NO_HEADER
-from support.gateway_bench import (
-    PIPELINE,
-    AgentEnd,
-    GatewayBench,
-    Load,
-    eventually,
-    installed,
-    running_gateway,
-    write_record,
-)
+from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, eventually, installed, running_gateway, write_record
+from support.gateway_traffic import Load
 
 NEW: Final = Target(release=ReleaseRef(version="1.1.0", digest="sha256:" + "b" * 64))
 OLD: Final = Target(release=ReleaseRef(version="1.0.0", digest="sha256:" + "a" * 64))

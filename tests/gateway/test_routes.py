@@ -15,17 +15,8 @@ from holdfast_gateway.worker import ASKED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
 from holdfast_shared.wire.report import Window
-from support.gateway_bench import (
-    PIPELINE,
-    GatewayBench,
-    Load,
-    Queue,
-    alive,
-    eventually,
-    installed,
-    running_gateway,
-    write_record,
-)
+from support.gateway_bench import PIPELINE, GatewayBench, alive, eventually, installed, running_gateway, write_record
+from support.gateway_traffic import Load, Queue
 
 pytestmark = pytest.mark.slow
 
@@ -262,21 +253,6 @@ def test_a_slot_is_judged_by_what_it_does_since_it_began_to_serve(bench: Gateway
 def _tallied(target: Target, requests: int, message: FromGateway) -> Window | None:
     found = isinstance(message, Tallied) and message.target == target and message.window.requests == requests
     return message.window if isinstance(message, Tallied) and found else None
-
-
-def test_a_slot_that_is_named_again_at_once_goes_on_with_the_worker_it_had(bench: GatewayBench) -> None:
-    """One that left with nothing to do lingers for a moment."""
-    agent = bench.agent()
-    old, new = installed(bench.folder, "1.0.0"), installed(bench.folder, "1.1.0")
-    agent.until_in_force(agent.serve(old, testing=new))
-    agent.until_state(new, "ready")
-    before = agent.comes_to(old, "ready")
-    agent.serve(new)
-    agent.until_in_force(agent.serve(old, testing=new))
-    after = agent.comes_to(old, "ready")
-    assert (after.worker_pid, after.loads) == (before.worker_pid, 1)
-    agent.until_in_force(agent.serve(new))
-    eventually(lambda: not alive(before.worker_pid), "it lingers for ever")
 
 
 def test_a_slot_that_is_named_again_while_it_drains_goes_on(bench: GatewayBench) -> None:

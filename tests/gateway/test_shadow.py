@@ -23,12 +23,12 @@ from support.gateway_bench import (
     AgentEnd,
     GatewayBench,
     Http,
-    Load,
     eventually,
     installed,
     running_gateway,
     write_record,
 )
+from support.gateway_traffic import Load
 from support.shadowing_gateway import Told, shadowed, until_shadow
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from holdfast_gateway.control import Route, Status
-from support.gateway_bench import PIPELINE, Load, alive, eventually, installed, running_gateway
+from support.gateway_bench import PIPELINE, alive, eventually, installed, running_gateway
+from support.gateway_traffic import Load
 from support.shadowing_gateway import Told, until_shadow
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,8 @@ from holdfast_gateway.slot import COLD
 from holdfast_gateway.standby import LEFT_BYTES_MIN, Memory
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
-from support.gateway_bench import AgentEnd, GatewayBench, Load, alive, eventually, installed, running_gateway
+from support.gateway_bench import AgentEnd, GatewayBench, alive, eventually, installed, running_gateway
+from support.gateway_traffic import Load
 
 MB = 1024**2
 PATIENT = Limits(deadline_ms=20_000, load_deadline_s=20)

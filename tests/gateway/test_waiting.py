@@ -13,7 +13,8 @@ from holdfast_gateway.waiting_room import ROOM_MAX
 from holdfast_gateway.worker import ASKED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
-from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, Http, Queue, eventually, installed
+from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, Http, eventually, installed
+from support.gateway_traffic import Queue
 
 pytestmark = pytest.mark.slow
 

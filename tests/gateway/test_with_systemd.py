@@ -16,6 +16,7 @@ import pytest
 from holdfast_agent.core.record import PipelineRecord
 from holdfast_agent.edge import configuration
 from holdfast_gateway.gateway import Gateway
+from holdfast_shared.wire.release import Limits
 from support.gateway_bench import (
     DEADLINE_S,
     STAND_IN,
@@ -39,10 +40,11 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notifie
         yield found
 
 
-def recorded(tmp_path: Path, *, load: str = "ok") -> GatewayBench:
+def recorded(tmp_path: Path, *, load: str = "ok", limits: Limits | None = None) -> GatewayBench:
     """A bench whose record says that 1.0.0 serves."""
     bench = GatewayBench(tmp_path)
-    write_record(bench.folder, digits=PipelineRecord(current=installed(bench.folder, "1.0.0", load=load)))
+    target = installed(bench.folder, "1.0.0", limits=limits, load=load)
+    write_record(bench.folder, digits=PipelineRecord(current=target))
     return bench
 
 
@@ -66,6 +68,20 @@ def test_ready_is_said_when_a_request_is_answered_and_not_before(tmp_path: Path,
 def test_a_release_that_cannot_load_does_not_hold_up_the_start(tmp_path: Path, systemd: Notified) -> None:
     """A gateway that is killed at its start deadline would serve nothing at all: it is ready, and says who is silent."""
     bench = recorded(tmp_path, load="fail:self-test-failed")
+    bench.start()
+    try:
+        systemd.until("READY=1")
+        assert "STATUS=serving nothing; no answer from digits" in systemd.heard
+    finally:
+        bench.stop()
+
+
+def test_a_release_that_loads_and_loads_does_not_hold_it_up_for_ever(
+    tmp_path: Path, systemd: Notified, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing changes meanwhile: it is time that tells."""
+    monkeypatch.setenv("GATEWAY_READY_WAIT_S", "0.5")
+    bench = recorded(tmp_path, load="slow:600000", limits=Limits(load_deadline_s=600))
     bench.start()
     try:
         systemd.until("READY=1")

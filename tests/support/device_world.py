@@ -12,8 +12,6 @@ import random
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
 from holdfast_agent.core import acceptance, events, step
 from holdfast_agent.core.commands import (
     CollectGarbage,
@@ -35,31 +33,23 @@ from holdfast_gateway.control import (
     ToGateway,
 )
 from holdfast_shared.assign import Decision, Target, condemned
-from holdfast_shared.identifiers import digest_of
-from holdfast_shared.wire.assignment import Assignment, Condemned, Mode, Requests, Rule
+from holdfast_shared.wire.assignment import Assignment
 from holdfast_shared.wire.release import Release
+from support.drawn_documents import ENVIRONMENTS, NAMES, drawn_document
 from support.playbook import (
     BEGAN,
     PIPELINE,
     SECOND,
-    assignment,
-    bad,
     digest,
     own,
-    ref,
     release,
-    retry,
-    rule,
     signed,
 )
 from support.simulated_gateway import SimulatedGateway
 
-NAMES: Final = ("1", "2", "3", "4", "5")
 # How each release behaves on this device: most are good.
 CONDUCTS: Final = ("good", "good", "good", "null-output", "crash-loop", "self-test-failed")
-# What they run in, the device's own most of all; and how the others behave, whatever runs in them.
-ENVIRONMENTS: Final = (digest_of(b"one"), digest_of(b"two"))
-PLACES: Final = (None, None, *ENVIRONMENTS)
+# How those of the environments that are not the device's own behave, whatever runs in them.
 ENVIRONMENT_CONDUCTS: Final = ("good", "good", "good", "null-output", "self-test-failed")
 KILLED_A_COMMAND: Final = 0.004
 CALM_S: Final = 2 * 86_400
@@ -125,37 +115,7 @@ class World:
         """The director's next document; what serves is condemned more often than the rest."""
         if self.decided:
             return
-        pick, serving = self.random.choice, self.saved_pipeline.serving
-        served = serving.release if serving is not None else None
-        chances = {name: 0.4 if ref(name) == served else 0.08 for name in NAMES}
-        modes: list[Mode] = ["serve", "serve", "serve", "keep", "stage", "shadow"]
-        rules = [
-            msgspec.structs.replace(
-                rule(pick(NAMES), pick(modes), standby=pick(("", "", *NAMES)), below=pick((10_000, 10_000, 5_000))),
-                environment=pick(PLACES),
-                standby_environment=pick(PLACES),
-                requests=pick((None, None, None, Requests(share=500), Requests(share=10_000))),
-                spread_s=pick((None, None, None, 20)),
-            )
-            for _ in range(self.random.choice((0, 2, 2, 2, 3, 3, 3, 4)))
-        ]
-        current = self.saved_pipeline.current
-        if current is not None and self.random.random() < 0.25:  # back to what was, without a word against what is
-            rules.insert(0, Rule(mode="serve", release=current.release, environment=current.environment))
-        alone = [Condemned(environment=one, incident="e") for one in ENVIRONMENTS if self.random.random() < 0.08]
-        pairs = [
-            Condemned(release=serving.release, environment=serving.environment, incident="p")
-            for _ in range(1)
-            if serving is not None and self.random.random() < 0.15
-        ]
-        self.documents.append(
-            assignment(
-                *rules,
-                seq=len(self.documents) + 1,
-                condemned=[*(bad(name) for name in NAMES if self.random.random() < chances[name]), *alone, *pairs],
-                retries=[retry(name, self.random.randint(0, 3)) for name in NAMES if self.random.random() < 0.1],
-            )
-        )
+        self.documents.append(drawn_document(self.random, len(self.documents) + 1, self.saved_pipeline))
 
     def deliver(self) -> None:
         """Any document that was ever published: late, twice, or the newest."""
