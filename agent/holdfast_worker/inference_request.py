@@ -208,8 +208,8 @@ class Reader:
         ((name, array), *others) = request.tensors.items()
         if request.id is not None or others or array.dtype == object:
             return
-        before, found, after = text.partition(data)
-        if not found or data in after or len(before) + len(after) > _FORM_BYTES_MAX:
+        before, _, after = text.partition(data)
+        if data in after or len(before) + len(after) > _FORM_BYTES_MAX:
             return
         numbers = tensors.Numbers(self._inputs[name].datatype, array.size)
         if numbers.read(data) is None:  # rows in rows
