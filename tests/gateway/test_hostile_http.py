@@ -14,6 +14,7 @@ import pytest
 from holdfast_gateway import http_limits, http_service
 from holdfast_gateway.slot import WAITING_MAX
 from holdfast_gateway.worker import ASKED_MAX
+from holdfast_shared.wire.release import Limits
 from support.gateway_bench import DEADLINE_S, GatewayBench, installed, running_gateway
 from support.gateway_traffic import Load
 
@@ -29,7 +30,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayBench]:
     root: Path = tmp_path_factory.mktemp("hostile")
     with running_gateway(root, body_bytes_max=BODY_BYTES_MAX, connections_max=CONNECTIONS_MAX) as bench:
         agent = bench.agent()
-        agent.until_in_force(agent.serve(installed(bench.folder, "1.0.0")))
+        patient = Limits(
+            deadline_ms=30_000, load_deadline_s=30
+        )  # what is tried here is HTTP, however slow the machine is
+        agent.until_in_force(agent.serve(installed(bench.folder, "1.0.0", limits=patient)))
         yield bench
 
 
