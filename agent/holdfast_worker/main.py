@@ -117,6 +117,7 @@ def work(connection: socket.socket) -> int:
 
 def serve(channel: Channel, runner: Runner, *, tells_measures: bool = False) -> None:
     """Answer in order, until STOP (what was asked before it has been answered then) or until the gateway is gone."""
+    channel.look_before_sleeping()
     asks, stops = int(Kind.ASK), int(Kind.STOP)  # a member of an enum takes longer to look up than to compare
     while (frame := channel.receive()) is not None:
         kind = frame[LENGTH.size]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+import time
+from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast_worker import channel as channel_module
 from holdfast_worker.channel import Channel
 from holdfast_worker.protocol import LENGTH
 
@@ -61,3 +66,102 @@ def test_frames_come_out_as_they_went_in_whatever_their_sizes_and_cuts(contents:
             assert bytes(frame) == framed(expected)
         assert channel.receive() is None
         feeder.join(DEADLINE_S)
+
+
+class Looks:
+    """How often the channel looked in vain, and what happens at the next time."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.meanwhile: Callable[[], object] | None = None
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.meanwhile is not None:
+            happening, self.meanwhile = self.meanwhile, None
+            happening()
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    found = Looks()
+    monkeypatch.setattr(os, "sched_yield", found)
+    monkeypatch.setattr(channel_module, "LOOK_S", 0.02)
+    return found
+
+
+@pytest.fixture
+def _long_look(looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer than the real moment between two lines of a test."""
+    monkeypatch.setattr(channel_module, "LOOK_S", DEADLINE_S)
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Channel, socket.socket]]:
+    """One that looks before it sleeps, and the gateway's end."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(DEADLINE_S)
+        channel = Channel(ours)
+        channel.look_before_sleeping()
+        yield channel, theirs
+
+
+def asked_at_once(channel: Channel, peer: socket.socket) -> None:
+    peer.sendall(framed(b"at once"))
+    assert channel.receive() is not None
+
+
+@pytest.mark.usefixtures("_long_look")
+def test_a_worker_that_was_asked_soon_looks_for_the_next_before_it_sleeps(
+    pair: tuple[Channel, socket.socket], looks: Looks
+) -> None:
+    channel, peer = pair
+    asked_at_once(channel, peer)
+    looks.meanwhile = lambda: peer.sendall(framed(b"while it looked"))
+    frame = channel.receive()
+    assert frame is not None
+    assert bytes(frame) == framed(b"while it looked")
+    assert looks.count == 1
+
+
+def test_a_worker_that_is_not_asked_soon_sleeps(pair: tuple[Channel, socket.socket]) -> None:
+    """A third of a second of looking would be as much processor time."""
+    channel, peer = pair
+    asked_at_once(channel, peer)
+    threading.Timer(0.3, peer.sendall, [framed(b"late")]).start()
+    before = time.thread_time()
+    assert channel.receive() is not None
+    assert time.thread_time() - before < 0.1
+
+
+def test_what_came_late_has_the_next_waited_for_asleep(pair: tuple[Channel, socket.socket], looks: Looks) -> None:
+    channel, peer = pair
+    asked_at_once(channel, peer)
+    threading.Timer(0.05, peer.sendall, [framed(b"late")]).start()
+    assert channel.receive() is not None
+    looks.count = 0
+    threading.Timer(0.05, peer.sendall, [framed(b"late again")]).start()
+    assert channel.receive() is not None
+    assert looks.count == 0
+
+
+def test_on_one_core_a_worker_never_looks(
+    pair: tuple[Channel, socket.socket], looks: Looks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, peer = pair
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    channel.look_before_sleeping()
+    asked_at_once(channel, peer)
+    threading.Timer(0.05, peer.sendall, [framed(b"late")]).start()
+    assert channel.receive() is not None
+    assert looks.count == 0
+
+
+@pytest.mark.usefixtures("_long_look")
+def test_a_peer_that_goes_while_it_is_looked_for_is_gone(pair: tuple[Channel, socket.socket], looks: Looks) -> None:
+    channel, peer = pair
+    asked_at_once(channel, peer)
+    looks.meanwhile = peer.close
+    assert channel.receive() is None
