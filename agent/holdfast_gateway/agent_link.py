@@ -40,7 +40,7 @@ class AgentLink:
 
     async def listen(self, path: Path) -> None:
         """Raises Conflict when another gateway listens there."""
-        bound = bind_unix(path, SOCKET_MODE)
+        bound = await bind_unix(path, SOCKET_MODE)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _AgentConnection(self), sock=bound)
 

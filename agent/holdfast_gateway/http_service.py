@@ -29,6 +29,9 @@ BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o660
 # `FileDescriptorName=` of the socket unit.
 HANDED_OVER_AS: Final = "gateway"
+# A gateway that is killed as it starts a worker leaves a child, which holds all its sockets until it has become that worker.
+LEFT_BEHIND_S: Final = 5.0
+_LOOK_AGAIN_S: Final = 0.02
 
 
 class Addresses(NamedTuple):
@@ -72,7 +75,7 @@ class HttpService:
             self._servers.append(server)
             tcp = server.sockets[0]
         if theirs is None:
-            bound = bind_unix(unix, SOCKET_MODE)
+            bound = await bind_unix(unix, SOCKET_MODE)
             self._servers.append(await loop.create_unix_server(lambda: Connection(self), sock=bound, backlog=BACKLOG))
         host, port = tcp.getsockname()[:2]
         http = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -123,18 +126,32 @@ class HttpService:
         self._application.serve(request, connection)
 
 
-def bind_unix(path: Path, mode: int) -> socket.socket:
-    """A Unix socket at `path`, of that mode from its first moment. Raises Conflict when somebody listens there."""
+async def bind_unix(path: Path, mode: int) -> socket.socket:
+    """A Unix socket at `path`, of that mode from its first moment. Raises Conflict when somebody goes on listening there."""
+    deadline = asyncio.get_running_loop().time() + LEFT_BEHIND_S
+    while _listens(path):
+        if asyncio.get_running_loop().time() > deadline:
+            raise Conflict(f"a gateway is running already: {path} answers", next_step="stop it first")
+        await asyncio.sleep(_LOOK_AGAIN_S)
+    return _bound(path, mode)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except BlockingIOError:  # so many wait there that one more would have to
+            return True
+    return True
+
+
+def _bound(path: Path, mode: int) -> socket.socket:
+    path.unlink(missing_ok=True)  # left by one that was killed
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        try:
-            bound.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            path.unlink(missing_ok=True)  # left by one that was killed
-        else:
-            raise Conflict(f"a gateway is running already: {path} answers", next_step="stop it first")
-        bound.close()
-        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o777 & ~mode)
         try:
             bound.bind(str(path))

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,23 @@ def test_a_second_gateway_is_refused_and_disturbs_nothing(bench: GatewayBench) -
     assert bench.pid
     with bench.http() as http:
         assert http.get("/v2/health/live")[0] == 200
+
+
+@pytest.mark.slow
+def test_sockets_that_a_killed_gateway_left_to_a_child_are_waited_for(tmp_path: Path) -> None:
+    """One that is killed between fork and exec of a worker lives on in that child for a moment, listening sockets and all."""
+    bench = GatewayBench(tmp_path)
+    bench.folder.run.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(bench.folder.control_socket))
+        left.listen()
+        gone = threading.Timer(1.0, left.close)
+        gone.start()
+        try:
+            bench.start()
+        finally:
+            bench.stop()
+            gone.join()
 
 
 @pytest.mark.slow

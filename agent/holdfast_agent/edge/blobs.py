@@ -8,16 +8,15 @@ names any more.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from holdfast_agent.edge import environments
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.edge.locks import lock_within
 from holdfast_agent.edge.reading import MISSING, hash_of_stream
 from holdfast_shared import durable, signing, strict_json, variants
 from holdfast_shared.errors import Damaged, HoldfastError
@@ -36,7 +35,6 @@ from holdfast_shared.wire.release import (
 
 D = TypeVar("D", Release, ModelVersion, Environment)
 
-_LOCK_POLL_S: Final = 0.05
 
 log: Final = logging.getLogger(__name__)
 
@@ -163,7 +161,7 @@ def exclusive(folder: StateFolder, *, wait_s: float) -> Iterator[bool]:
     durable.make_folder(folder.root)
     descriptor = durable.open_lock(folder.fetch_lock)
     try:
-        yield _locked(descriptor, time.monotonic() + wait_s)
+        yield lock_within(descriptor, wait_s)
     finally:
         os.close(descriptor)
 
@@ -268,15 +266,3 @@ def _files(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-
-
-def _locked(descriptor: int, deadline: float) -> bool:
-    while True:  # until it is ours, or the deadline
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOCK_POLL_S)  # flock has no deadline of its own
-        else:
-            return True

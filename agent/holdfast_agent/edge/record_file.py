@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -13,11 +12,15 @@ from holdfast_agent.core import record
 from holdfast_agent.core.record import Record
 from holdfast_agent.core.step import first_record
 from holdfast_agent.edge.layout import StateFolder
+from holdfast_agent.edge.locks import lock_within
 from holdfast_shared import durable
 from holdfast_shared.durable import DoubledFile
 from holdfast_shared.errors import Conflict
 
 log: Final = logging.getLogger(__name__)
+
+# An agent that is killed as it starts a fetch leaves a child, which holds the lock until it has become that fetch.
+LEFT_BEHIND_S: Final = 5.0
 
 
 class RecordFile:
@@ -27,14 +30,15 @@ class RecordFile:
         durable.make_folder(folder.root, 0o750)
         self._lock = os.open(folder.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            if not lock_within(self._lock, LEFT_BEHIND_S):
+                raise Conflict(
+                    f"another agent runs on {folder.root}",
+                    field="state",
+                    next_step="stop it first, or give this device a state directory of its own",
+                )
+        except BaseException:
             os.close(self._lock)
-            raise Conflict(
-                f"another agent runs on {folder.root}",
-                field="state",
-                next_step="stop it first, or give this device a state directory of its own",
-            ) from error
+            raise
         durable.remove_leftovers(folder.root)
         self._file = DoubledFile(folder.record, on_damage=lambda what: log.error("the record: %s", what))
 
