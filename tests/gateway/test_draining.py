@@ -18,20 +18,9 @@ from holdfast_gateway.windows import Ledger
 from holdfast_shared.wire.release import Limits
 from holdfast_worker.protocol import NO_HEADER
 from support.gateway_bench import PIPELINE, STAND_IN, installed
-from support.pipeline_alone import Quiet, until
+from support.pipeline_alone import Quiet, Waiting, until
 
 LONG = Limits(deadline_ms=600_000, load_deadline_s=20)
-
-
-class Waiting:
-    """An application that waits for one answer."""
-
-    def __init__(self) -> None:
-        self.gone = False
-        self.came: tuple[int, str] | None = None
-
-    def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:  # noqa: ARG002 - as a connection is answered
-        self.came = status, json.loads(bytes(body)).get("model_version", "")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 from holdfast_gateway.slot import Slot
@@ -18,6 +19,17 @@ class Quiet:
     def failure_counted(self, slot: Slot) -> None: ...
 
     def switched(self, pipeline: str, target: Target, at_s: float) -> None: ...
+
+
+class Waiting:
+    """An application that waits for one answer."""
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.came: tuple[int, str] | None = None
+
+    def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:  # noqa: ARG002 - as a connection is answered
+        self.came = status, json.loads(bytes(body)).get("model_version", "")
 
 
 async def until(true: Callable[[], bool]) -> None:
