@@ -13,7 +13,8 @@ from benchmark.table import Row
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, running_device
+from support.device_bench import running_device
+from support.device_surroundings import PIPELINE
 from support.mosquitto import running_mosquitto
 
 PSS_MB: Final = 60.0

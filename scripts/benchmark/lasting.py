@@ -21,7 +21,8 @@ from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from holdfast_shared.wire.report import Window
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, DeviceBench, running_device
+from support.device_bench import DeviceBench, running_device
+from support.device_surroundings import PIPELINE
 from support.mosquitto import running_mosquitto
 
 HEALTH_S: Final = 0.1

@@ -22,7 +22,8 @@ from holdfast_shared.assign import Target
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, DeviceBench, running_device
+from support.device_bench import DeviceBench, running_device
+from support.device_surroundings import PIPELINE
 from support.gateway_bench import eventually
 from support.mosquitto import running_mosquitto
 

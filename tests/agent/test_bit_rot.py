@@ -13,7 +13,8 @@ from holdfast_shared.wire.assignment import Requests, Rule
 from holdfast_shared.wire.release import Trial
 from holdfast_shared.wire.report import Event
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, DeviceBench, Traffic, running_device
+from support.device_bench import DeviceBench, Traffic, running_device
+from support.device_surroundings import PIPELINE
 from support.hostile_server import status
 from support.installed_release import Published
 from support.mosquitto import running_mosquitto

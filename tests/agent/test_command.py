@@ -17,7 +17,8 @@ from holdfast_shared import __version__, signing
 from holdfast_shared.durable import DoubledFile
 from holdfast_shared.wire import membership as membership_wire
 from holdfast_shared.wire.assignment import Requests
-from support.device_bench import DIRECTOR, OTTO, DeviceBench
+from support.device_bench import DeviceBench
+from support.device_surroundings import DIRECTOR, OTTO
 from support.mosquitto import running_mosquitto
 from support.playbook import Playbook, rule
 

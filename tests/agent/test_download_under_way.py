@@ -15,7 +15,8 @@ import pytest
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.report import PipelineReport
 from support import installed_release
-from support.device_bench import PIPELINE, DeviceBench
+from support.device_bench import DeviceBench
+from support.device_surroundings import PIPELINE
 from support.fault_proxy import FaultProxy, running_fault_proxy
 from support.installed_release import Published
 from support.mosquitto import running_mosquitto

@@ -11,7 +11,8 @@ import pytest
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, running_device
+from support.device_bench import running_device
+from support.device_surroundings import PIPELINE
 from support.mosquitto import running_mosquitto
 
 # Each has a beat a second, and a report or a poll adds some. The benchmark sees what one costs, this test that there are few.

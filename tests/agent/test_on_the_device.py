@@ -25,7 +25,8 @@ from holdfast_shared.assign import Target
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, DeviceBench, Traffic, running_device
+from support.device_bench import DeviceBench, Traffic, running_device
+from support.device_surroundings import PIPELINE
 from support.hostile_server import status as answers
 from support.installed_release import Published
 from support.mosquitto import running_mosquitto

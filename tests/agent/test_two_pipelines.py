@@ -10,7 +10,8 @@ import pytest
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Guardrail, Requirement, Trial
 from support import digits_models, installed_release, two_stages
-from support.device_bench import PIPELINE, DeviceBench, Traffic, running_device
+from support.device_bench import DeviceBench, Traffic, running_device
+from support.device_surroundings import PIPELINE
 from support.installed_release import Published
 from support.mosquitto import running_mosquitto
 

@@ -16,7 +16,8 @@ from holdfast_gateway import control_groups, gateway, http_service
 from holdfast_shared.wire.assignment import Rule
 from holdfast_shared.wire.release import Trial
 from support import confined, digits_models, installed_release
-from support.device_bench import PIPELINE, DeviceBench, Traffic
+from support.device_bench import DeviceBench, Traffic
+from support.device_surroundings import PIPELINE
 from support.mosquitto import running_mosquitto
 from support.services import need_program
 

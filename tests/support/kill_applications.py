@@ -13,7 +13,7 @@ import numpy.typing as npt
 import urllib3
 
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE
+from support.device_surroundings import PIPELINE
 
 if TYPE_CHECKING:
     from support.kill_rig import KillRig

@@ -31,7 +31,8 @@ from holdfast_shared.errors import Damaged
 from holdfast_shared.wire.assignment import ENVELOPE_BYTES_MAX, TYPE, Assignment, Condemned, Rule
 from holdfast_shared.wire.release import Guardrail, Limits, Trial
 from support import digits_models, installed_release
-from support.device_bench import PIPELINE, DeviceBench
+from support.device_bench import DeviceBench
+from support.device_surroundings import PIPELINE
 from support.hostile_server import Behaviour, Turn, honest
 from support.installed_release import Published
 from support.kill_applications import IMAGES, Answers, Applications
