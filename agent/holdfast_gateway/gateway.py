@@ -106,7 +106,7 @@ class Gateway:
             if addresses.ours:
                 self._to_remove.append(addresses.unix)
             for route in self._recorded():
-                self._pipeline(route.pipeline).route(route)
+                self._pipeline(route.pipeline).resume(route)
             said = {"http": addresses.http, "unix": str(addresses.unix), "pid": os.getpid()}
             durable.write_file(self._folder.gateway_addresses, msgspec.json.encode(said))
             log.info("serving at %s and %s", addresses.http, addresses.unix)

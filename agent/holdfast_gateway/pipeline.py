@@ -104,6 +104,12 @@ class Pipeline:
         self.beside.route(wanted.shadow, serves=bool(self.usable), starting_bytes=self._promised_bytes)
         self._listener.status_changed()
 
+    def resume(self, recorded: Route) -> None:
+        """The first route of this gateway's life, from the record: who asks while it is loaded waits for it."""
+        self.route(recorded)
+        for slot in self.slots.values():
+            slot.resume()
+
     def retire(self) -> None:
         """Serve nothing any more."""
         self.route(Route(pipeline=self.name))
@@ -328,7 +334,7 @@ class Pipeline:
             said = f"{ROOM_MAX} requests wait for {coming}, which is being started again; ask again later"
             self._refuse(inference, Refused.QUEUE_FULL, HTTPStatus.TOO_MANY_REQUESTS, said)
         else:
-            self._waiting.enter(inference, coming.deadline_s)
+            self._waiting.enter(inference, coming.patience_s)
 
     def _look_who_waits(self) -> None:
         """Something changed: whoever can be answered is, and who cannot be any more is told so."""

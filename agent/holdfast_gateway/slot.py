@@ -84,6 +84,7 @@ class Slot:
         self._retired = False
         self._linger_s = 0.0
         self._on_demand = False  # it is cold, or was when it was last started
+        self._resumes = False  # it served, or was ready to, before this gateway was started
         self._suspect = False  # it failed, and its environment is read before that is told
         self._start_due = False  # as soon as the worker that is being stopped has ended
 
@@ -128,6 +129,10 @@ class Slot:
         """It is not loaded until it is needed."""
         self._on_demand = True
         self.detail = COLD
+
+    def resume(self) -> None:
+        """The record names it: whoever asks while it is loaded asks something that was there a moment ago."""
+        self._resumes = True
 
     def start_on_demand(self) -> None:
         """Somebody needs it now."""
@@ -303,7 +308,8 @@ class Slot:
     @property
     def comes_back(self) -> bool:
         """Its worker is being started again, or because it is needed: it is worth waiting for."""
-        return self.state == "loading" and not self._suspect and (self.ready_said is not None or self._on_demand)
+        expected = self.ready_said is not None or self._on_demand or self._resumes
+        return self.state == "loading" and not self._suspect and expected
 
     @property
     def cold(self) -> bool:
@@ -329,10 +335,14 @@ class Slot:
             return 0
 
     @property
-    def deadline_s(self) -> float:
-        """How long one request may take. The slot must have been started."""
+    def patience_s(self) -> float:
+        """How long a request waits for it: as long as one may take; after a restart of the gateway, as it may take to load.
+
+        The slot must have been started.
+        """
         assert self._facts is not None
-        return self._facts.limits.deadline_ms / 1000
+        limits = self._facts.limits
+        return float(limits.load_deadline_s) if self._resumes and self.ready_said is None else limits.deadline_ms / 1000
 
     def memory_bytes(self) -> int:
         """Of its worker now; 0 while there is none."""

@@ -1,6 +1,6 @@
 """Requests that nobody can answer this moment, while a slot that could is being started: first come, first out.
 
-Each waits at the longest its release's request deadline, from the first moment that it had to; there is one timer for all.
+Each waits at the longest as its slot says (`Slot.patience_s`), from the first moment that it had to; there is one timer for all.
 """
 
 from __future__ import annotations

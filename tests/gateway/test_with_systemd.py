@@ -19,6 +19,7 @@ from holdfast_gateway.gateway import Gateway
 from holdfast_shared.wire.release import Limits
 from support.gateway_bench import (
     DEADLINE_S,
+    PIPELINE,
     STAND_IN,
     GatewayBench,
     eventually,
@@ -54,10 +55,10 @@ def test_ready_is_said_when_a_request_is_answered_and_not_before(tmp_path: Path,
     bench.start()
     try:
         with bench.http() as http:
-            assert http.infer()[0] == 503, "it listens, and still loads"
+            assert http.get("/v2/health/ready")[0] == 503, "it listens, and still loads"
             assert "READY=1" not in systemd.heard
+            assert http.infer()[0] == 200, "it waited for what is loaded"
             systemd.until("READY=1")
-            assert http.infer()[0] == 200
         assert systemd.until("WATCHDOG=1")
         assert "STATUS=serving digits 1.0.0" in systemd.heard
     finally:
@@ -165,8 +166,8 @@ def test_it_serves_on_the_sockets_that_systemd_opened_and_leaves_them_there(tmp_
 
 
 def test_one_that_is_killed_refuses_nobody_behind_systemds_socket(tmp_path: Path, systemd: Notified) -> None:
-    """SIGKILL between two requests: the next waits for the restarted gateway, and is answered."""
-    bench = recorded(tmp_path)
+    """SIGKILL between two requests: the next waits for the restarted gateway and for its worker, and is answered."""
+    bench = recorded(tmp_path, load="slow:1500", limits=Limits(deadline_ms=200, load_deadline_s=20))
     tcp, unix = given_sockets(tmp_path / "gateway.sock")
     try:
         with tcp, unix:
@@ -176,7 +177,7 @@ def test_one_that_is_killed_refuses_nobody_behind_systemds_socket(tmp_path: Path
             bench._process.kill()
             bench._process.wait(DEADLINE_S)
             waiting = HTTPConnection("127.0.0.1", tcp.getsockname()[1], timeout=DEADLINE_S)
-            waiting.request("GET", "/v2/health/live")
+            waiting.request("POST", f"/v2/models/{PIPELINE}/infer", b'{"do": {}}')
             start(bench, (tcp, unix), tmp_path)
             assert waiting.getresponse().status == 200
             waiting.close()
