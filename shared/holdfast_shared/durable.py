@@ -171,11 +171,13 @@ def remove_folder(path: Path) -> None:
     if path != gone and path.exists():
         _empty(gone)
         calls.rename(path, gone)
-        sync_folder(path.parent)
-    _empty(gone)
+    if gone.exists():
+        sync_folder(path.parent)  # also when another began, and was killed before its sync
+        _empty(gone)
 
 
 def _empty(folder: Path) -> None:
+    """That it has lost its name must be durable."""
     if not folder.exists():
         return
     for entry in sorted(folder.iterdir()):
@@ -188,7 +190,10 @@ def _empty(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files and folders of writers that were killed. Only the folder's one writer may call it."""
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
+    leftovers = list(folder.glob(f"{_TEMPORARY}*"))
+    if any(leftover.is_dir() for leftover in leftovers):
+        sync_folder(folder)  # one that was renamed for its removal may have its old name on the disk still
+    for leftover in leftovers:
         if leftover.is_dir() and not leftover.is_symlink():
             _empty(leftover)
             continue
