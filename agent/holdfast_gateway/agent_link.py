@@ -39,8 +39,8 @@ class AgentLink:
         self._agent: _AgentConnection | None = None
 
     async def listen(self, path: Path) -> None:
-        """Raises Conflict when another gateway listens there."""
-        bound = await bind_unix(path, SOCKET_MODE)
+        """The run folder must be ours. Raises OSError."""
+        bound = bind_unix(path, SOCKET_MODE)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: _AgentConnection(self), sock=bound)
 

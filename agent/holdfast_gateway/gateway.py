@@ -18,6 +18,7 @@ import msgspec
 
 from holdfast_agent.core import record
 from holdfast_agent.edge.configuration import Configuration
+from holdfast_agent.edge.locks import LEFT_BEHIND_S, lock_within
 from holdfast_agent.edge.service import ServiceManager
 from holdfast_gateway import confinement, fingerprints
 from holdfast_gateway.agent_link import AgentLink
@@ -42,7 +43,7 @@ from holdfast_gateway.slot import Slot
 from holdfast_gateway.windows import Ledger
 from holdfast_shared import durable
 from holdfast_shared.assign import Target
-from holdfast_shared.errors import Damaged, Malformed
+from holdfast_shared.errors import Conflict, Damaged, Malformed
 from holdfast_shared.wire.report import Isolation
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,25 @@ class Gateway:
     async def run(self) -> None:
         """Serve until `stop`. Raises Conflict when another gateway runs here, OSError when it cannot listen."""
         durable.make_folder(self._folder.run, mode=0o750)
-        await self._link.listen(self._folder.control_socket)  # from here on this folder is ours
+        held = os.open(self._folder.run, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            await self._take(held)
+            await self._run()
+        finally:
+            os.close(held)
+
+    async def _take(self, run_folder: int) -> None:
+        """Be the only gateway there. Not by asking at the sockets: one that runs would take who asks for its agent."""
+        due = self._loop.time() + LEFT_BEHIND_S
+        while not (lock_within(run_folder, 0.0) or self._stopped.is_set()):
+            if self._loop.time() > due:
+                raise Conflict(f"a gateway is running already in {self._folder.run}", next_step="stop it first")
+            await asyncio.sleep(STOP_LOOK_EVERY_S)
+
+    async def _run(self) -> None:
+        if self._stopped.is_set():
+            return
+        await self._link.listen(self._folder.control_socket)
         try:
             durable.remove(self._folder.gateway_addresses)
             addresses = await self._http.listen(self._folder.gateway_socket)
@@ -287,6 +306,8 @@ class Gateway:
         """Answers first, then workers; each has its deadline, and nothing is left running."""
         self._service.stopping()
         self._http.stop()
+        for pipeline in self._pipelines.values():
+            pipeline.turn_away_who_waits()
         await self._until(lambda: not self._http.busy, STOP_ANSWERS_S)
         pipelines = [*self._pipelines.values(), *self._leaving]
         for pipeline in pipelines:

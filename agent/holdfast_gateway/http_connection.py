@@ -131,6 +131,10 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is None
 
     @property
+    def ended(self) -> bool:
+        return self._eof or self._transport is None
+
+    @property
     def busy(self) -> bool:
         """An answer is owed."""
         return self._current is not None

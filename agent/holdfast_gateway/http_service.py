@@ -19,7 +19,6 @@ from holdfast_gateway.heap import Heap
 from holdfast_gateway.http_connection import Connection
 from holdfast_gateway.http_message import Request
 from holdfast_gateway.open_inference import OpenInference
-from holdfast_shared.errors import Conflict
 
 # Bodies that are being read or answered, of all connections, in units of the largest that is allowed.
 BODIES_HELD_MAX: Final = 4
@@ -29,9 +28,6 @@ BACKLOG: Final = 128
 SOCKET_MODE: Final = 0o660
 # `FileDescriptorName=` of the socket unit.
 HANDED_OVER_AS: Final = "gateway"
-# A gateway that is killed as it starts a worker leaves a child, which holds all its sockets until it has become that worker.
-LEFT_BEHIND_S: Final = 5.0
-_LOOK_AGAIN_S: Final = 0.02
 
 
 class Addresses(NamedTuple):
@@ -61,7 +57,7 @@ class HttpService:
         """Listen on both: on the sockets that systemd opened, and on our own for what it did not.
 
         Connections made while no gateway runs wait in systemd's, and a restart refuses none. Raises OSError when the port is
-        taken, Conflict when somebody listens at `unix`, or a socket that was handed over is open to other machines.
+        taken, Conflict when a socket that was handed over is open to other machines.
         """
         loop = asyncio.get_running_loop()
         given = service.handed_over(HANDED_OVER_AS)
@@ -75,7 +71,7 @@ class HttpService:
             self._servers.append(server)
             tcp = server.sockets[0]
         if theirs is None:
-            bound = await bind_unix(unix, SOCKET_MODE)
+            bound = bind_unix(unix, SOCKET_MODE)
             self._servers.append(await loop.create_unix_server(lambda: Connection(self), sock=bound, backlog=BACKLOG))
         host, port = tcp.getsockname()[:2]
         http = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -126,30 +122,9 @@ class HttpService:
         self._application.serve(request, connection)
 
 
-async def bind_unix(path: Path, mode: int) -> socket.socket:
-    """A Unix socket at `path`, of that mode from its first moment. Raises Conflict when somebody goes on listening there."""
-    deadline = asyncio.get_running_loop().time() + LEFT_BEHIND_S
-    while _listens(path):
-        if asyncio.get_running_loop().time() > deadline:
-            raise Conflict(f"a gateway is running already: {path} answers", next_step="stop it first")
-        await asyncio.sleep(_LOOK_AGAIN_S)
-    return _bound(path, mode)
-
-
-def _listens(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except BlockingIOError:  # so many wait there that one more would have to
-            return True
-    return True
-
-
-def _bound(path: Path, mode: int) -> socket.socket:
-    path.unlink(missing_ok=True)  # left by one that was killed
+def bind_unix(path: Path, mode: int) -> socket.socket:
+    """A Unix socket at `path`, of that mode from its first moment, in place of one that was left. The run folder must be ours."""
+    path.unlink(missing_ok=True)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         before = os.umask(0o777 & ~mode)

@@ -38,6 +38,10 @@ class Asker(Protocol):
     def gone(self) -> bool:
         """Nobody is waiting any more."""
 
+    @property
+    def ended(self) -> bool:
+        """It says nothing more: it waits for its answer, or has gone without a word."""
+
     def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:
         """The answer, exactly once. `body` is read during the call, unless it is larger than `frames.BUFFER_BYTES`."""
 

@@ -7,10 +7,11 @@ ends; the new serving slot takes over the moment it is ready, and until then the
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 
 from holdfast_gateway import settlement, standby
 from holdfast_gateway.bench import Bench
@@ -18,6 +19,7 @@ from holdfast_gateway.beside import Beside
 from holdfast_gateway.control import Route
 from holdfast_gateway.counts import Bad
 from holdfast_gateway.inference import Failure, Inference, Refused, error_of
+from holdfast_gateway.listener import Listener
 from holdfast_gateway.losses import Loss
 from holdfast_gateway.quarantine import Quarantine
 from holdfast_gateway.recent_answers import Prediction, RecentAnswers
@@ -35,17 +37,6 @@ _OK: Final = int(HTTPStatus.OK)  # on every answer's way: a member of an enum ta
 HAND_OVERS_MAX: Final = 3
 # When no slot of a pipeline can answer, one that had failed is tried again so often: serving badly beats serving nothing.
 LAST_RESORT_S: Final = 30.0
-
-
-class Listener(Protocol):
-    """Who is told what happens here: the gateway, for the agent."""
-
-    def status_changed(self) -> None: ...
-
-    def failure_counted(self, slot: Slot) -> None: ...
-
-    def switched(self, pipeline: str, target: Target, at_s: float) -> None:
-        """The first good answer of a slot since it began to serve."""
 
 
 class Pipeline:
@@ -290,7 +281,7 @@ class Pipeline:
             inference.hand_overs += 1
             settlement.asked_again(inference, other, self._loop.time())
             other.take_over(inference)
-        elif self._coming(inference) is not None and not self._waiting.full:
+        elif self._coming(inference) is not None and self._waiting.has_room():
             self._wait(inference)
         else:
             self._give_up(inference)
@@ -326,23 +317,28 @@ class Pipeline:
         return coming if coming is not None and coming.comes_back else None
 
     def _wait(self, inference: Inference) -> None:
-        """Nobody can answer it now: it waits for a worker that is being started again, as long as a request may take."""
+        """Nobody can answer it now: it waits for a worker that is being started again, as long as its slot says."""
         coming = self._coming(inference)
         if coming is None:
             self._refuse(inference, Refused.NO_RELEASE, HTTPStatus.SERVICE_UNAVAILABLE, self.why_not())
-        elif self._waiting.full:
-            said = f"{ROOM_MAX} requests wait for {coming}, which is being started again; ask again later"
+        elif not self._waiting.has_room():
+            said = f"{ROOM_MAX} requests wait for {coming}, which is being started; ask again later"
             self._refuse(inference, Refused.QUEUE_FULL, HTTPStatus.TOO_MANY_REQUESTS, said)
         else:
             self._waiting.enter(inference, coming.patience_s)
 
     def _look_who_waits(self) -> None:
         """Something changed: whoever can be answered is, and who cannot be any more is told so."""
-        for inference in self._waiting.all_out():
+        for inference in self._waiting.all_out(self.usable[0].deadline_s if self.usable else math.inf):
             if inference.failures or inference.behind is not None:
                 self._find_another(inference)
             elif not inference.asker.gone:
                 self.submit(inference)
+
+    def turn_away_who_waits(self) -> None:
+        """Nobody is waited for any more."""
+        for inference in self._waiting.all_out():
+            self._waited_too_long(inference)
 
     def _waited_too_long(self, inference: Inference) -> None:
         if inference.failures or inference.behind is not None:

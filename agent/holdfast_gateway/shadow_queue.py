@@ -20,6 +20,7 @@ class Nobody:
     """Who waits for a shadow's answer."""
 
     gone: Final = True
+    ended: Final = True
 
     def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:
         """It never reaches anybody."""

@@ -36,6 +36,8 @@ WAITING_MAX: Final = 128
 DRAIN_S: Final = 30.0
 # A process that ends takes a core for some milliseconds, in which the slot that serves instead has its first requests to answer.
 LINGER_S: Final = 0.25
+# Of a release that takes longer to load after a restart, nobody keeps an application waiting who could be told.
+RESUMED_WITHIN_S: Final = 15.0
 DETAIL_CHARACTERS_MAX: Final = 500
 # What `Status` and the repository index say of it.
 COLD: Final = "kept cold ([gateway] standby): it is started when it is needed"
@@ -84,7 +86,7 @@ class Slot:
         self._retired = False
         self._linger_s = 0.0
         self._on_demand = False  # it is cold, or was when it was last started
-        self._resumes = False  # it served, or was ready to, before this gateway was started
+        self._resumes = False  # it is loaded as it was before this gateway was started, for the first time since
         self._suspect = False  # it failed, and its environment is read before that is told
         self._start_due = False  # as soon as the worker that is being stopped has ended
 
@@ -131,8 +133,8 @@ class Slot:
         self.detail = COLD
 
     def resume(self) -> None:
-        """The record names it: whoever asks while it is loaded asks something that was there a moment ago."""
-        self._resumes = True
+        """It is loaded because the record names it: whoever asks meanwhile asks something that was there a moment ago."""
+        self._resumes = self.state == "loading"
 
     def start_on_demand(self) -> None:
         """Somebody needs it now."""
@@ -225,6 +227,7 @@ class Slot:
 
     def ready(self, ready: Ready) -> None:
         self._losses.ready()
+        self._resumes = False
         self.ready_said = ready
         self.ready_at = self._loop.time()
         self.counts.measuring = ready.measuring
@@ -335,14 +338,21 @@ class Slot:
             return 0
 
     @property
+    def deadline_s(self) -> float:
+        """How long one request may take. The slot must have been started."""
+        assert self._facts is not None
+        return self._facts.limits.deadline_ms / 1000
+
+    @property
     def patience_s(self) -> float:
         """How long a request waits for it: as long as one may take; after a restart of the gateway, as it may take to load.
 
         The slot must have been started.
         """
         assert self._facts is not None
-        limits = self._facts.limits
-        return float(limits.load_deadline_s) if self._resumes and self.ready_said is None else limits.deadline_ms / 1000
+        if not self._resumes:
+            return self.deadline_s
+        return max(self.deadline_s, min(self._facts.limits.load_deadline_s, RESUMED_WITHIN_S))
 
     def memory_bytes(self) -> int:
         """Of its worker now; 0 while there is none."""
@@ -372,6 +382,7 @@ class Slot:
 
     def _fail_now(self, code: str, detail: str) -> None:
         self.code, self.detail = code, detail
+        self._resumes = False
         self.failed_at = self._loop.time()
         log.error("%s has failed: %s: %s", self, code, self.detail)
         self._become("failed")

@@ -6,6 +6,8 @@ Each waits at the longest as its slot says (`Slot.patience_s`), from the first m
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -28,25 +30,36 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= ROOM_MAX
+    def has_room(self) -> bool:
+        """Whether one more may enter. Where it is full, who has ended its side and may have gone leaves first."""
+        if len(self._waiting) >= ROOM_MAX:
+            leaving = [one for one in self._waiting if one.asker.ended]
+            self._waiting = deque(one for one in self._waiting if not one.asker.ended)
+            for inference in leaving:
+                self._expired(inference)
+        return len(self._waiting) < ROOM_MAX
 
-    def enter(self, inference: Inference, deadline_s: float) -> None:
+    def enter(self, inference: Inference, patience_s: float) -> None:
         """Have it wait. One that waited before has what was left of its time."""
         if inference.waits_until is None:
-            inference.waits_until = self._loop.time() + deadline_s
+            inference.waits_until = self._loop.time() + patience_s
         self._waiting.append(inference)
         if self._timer is None or self._timer.when() > inference.waits_until:
             self._forget_timer()
             self._timer = self._loop.call_at(inference.waits_until, self._look)
 
-    def all_out(self) -> tuple[Inference, ...]:
-        """Everyone leaves. Who still cannot be answered may enter again."""
-        out = tuple(self._waiting)
+    def all_out(self, deadline_s: float = math.inf) -> tuple[Inference, ...]:
+        """Everyone leaves. Who still cannot be answered may enter again.
+
+        Who has ended its side, and waited longer than `deadline_s`, has gone as a rule: it is not worth a worker's time.
+        """
+        out, now = tuple(self._waiting), time.monotonic()
         self._waiting.clear()
         self._forget_timer()
-        return out
+        gone = {one for one in out if one.asker.ended and now - one.since > deadline_s}
+        for inference in gone:
+            self._expired(inference)
+        return tuple(one for one in out if one not in gone)
 
     def _look(self) -> None:
         self._timer = None

@@ -94,7 +94,7 @@ class Channel:
         return True
 
     def _receive_into(self, room: memoryview) -> int:
-        if not self._looks:
+        if not self._looks or self._start != self._end:  # the rest of a frame is on its way
             return self._socket.recv_into(room)
         began = time.perf_counter()
         while self._soon and not self._arrivals.poll(0) and time.perf_counter() - began < LOOK_S:

@@ -168,11 +168,15 @@ def move_folder_into_place(source: Path, target: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Delete a folder and all in it, if it is there. It loses its name first: none is ever there in part. May be repeated."""
     gone = path.parent / f"{_TEMPORARY}{path.name.removeprefix(_TEMPORARY)}"
+    _empty_renamed(gone)
     if path != gone and path.exists():
-        _empty(gone)
         calls.rename(path, gone)
+        _empty_renamed(gone)
+
+
+def _empty_renamed(gone: Path) -> None:
     if gone.exists():
-        sync_folder(path.parent)  # also when another began, and was killed before its sync
+        sync_folder(gone.parent)  # also when another renamed it, and was killed before its sync
         _empty(gone)
 
 

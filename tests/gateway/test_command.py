@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_shared import __version__
-from support.gateway_bench import DEADLINE_S, GatewayBench, alive, installed
+from support.gateway_bench import DEADLINE_S, GatewayBench, alive, eventually, installed
 from support.gateway_traffic import Load
 
 MODULE = [sys.executable, "-m", "holdfast_gateway"]
@@ -48,29 +50,42 @@ def test_a_bad_configuration_is_refused_with_every_fault_at_once(tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_second_gateway_is_refused_and_disturbs_nothing(bench: GatewayBench) -> None:
+    agent = bench.agent()
+    agent.until_in_force(agent.serve(installed(bench.folder, "1.0.0")))
     refused = command("run", "--config", str(bench._config))
     assert refused.returncode == 2
     assert "running already" in refused.stderr
     assert bench.pid
     with bench.http() as http:
-        assert http.get("/v2/health/live")[0] == 200
+        assert http.infer()[0] == 200
+    assert agent.windows(), "its agent is still connected"
+    assert "another agent" not in bench.log
 
 
 @pytest.mark.slow
-def test_sockets_that_a_killed_gateway_left_to_a_child_are_waited_for(tmp_path: Path) -> None:
-    """One that is killed between fork and exec of a worker lives on in that child for a moment, listening sockets and all."""
+def test_what_a_killed_gateway_left_to_a_child_is_waited_for(tmp_path: Path) -> None:
+    """One that is killed between fork and exec of a worker lives on in that child for a moment, with all that it held."""
     bench = GatewayBench(tmp_path)
     bench.folder.run.mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(bench.folder.control_socket))
-        left.listen()
-        gone = threading.Timer(1.0, left.close)
-        gone.start()
-        try:
-            bench.start()
-        finally:
-            bench.stop()
-            gone.join()
+    left = os.open(bench.folder.run, os.O_RDONLY)
+    fcntl.flock(left, fcntl.LOCK_EX)
+    starting = threading.Thread(target=bench.start)
+    starting.start()
+    try:
+        eventually(lambda: str(bench.folder.run) in opened_by(bench), "it wants the folder")
+        assert not bench.folder.control_socket.exists()
+    finally:
+        os.close(left)
+        starting.join()
+        assert bench.stop() == 0
+
+
+def opened_by(bench: GatewayBench) -> list[str]:
+    process = bench._process
+    folder = Path(f"/proc/{process.pid if process is not None else 'self'}/fd")
+    with contextlib.suppress(OSError):  # it ended, or closed one meanwhile
+        return [str(path.readlink()) for path in folder.iterdir()]
+    return []
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from holdfast_worker.protocol import NO_HEADER
 class Nobody:
     """Who asks, in a test without connections."""
 
-    gone = True
+    gone = ended = True
 
     def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None: ...
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.core.record import PipelineRecord
 from holdfast_gateway.waiting_room import ROOM_MAX
 from holdfast_gateway.worker import ASKED_MAX
 from holdfast_shared.assign import Target
 from holdfast_shared.wire.release import Limits
-from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, Http, eventually, installed, write_record
+from support.gateway_bench import PIPELINE, AgentEnd, GatewayBench, Http, eventually, installed
 from support.gateway_traffic import Queue
 
 pytestmark = pytest.mark.slow
@@ -70,20 +69,6 @@ def test_nobody_waits_longer_than_a_request_may_take(bench: GatewayBench) -> Non
         agent.comes_to(target, "loading")
         status, answer = http.infer()
     assert (status, answer["error"]) == (503, f"{PIPELINE}: no release can answer now: 1.0.0 is loading")
-
-
-def test_nor_after_a_restart_than_its_release_may_take_to_load(tmp_path: Path) -> None:
-    """A release that does not come back is no reason to keep an application for ever."""
-    bench = GatewayBench(tmp_path)
-    target = installed(bench.folder, "1.0.0", limits=Limits(load_deadline_s=1), load="slow:600000")
-    write_record(bench.folder, digits=PipelineRecord(current=target))
-    bench.start()
-    try:
-        with bench.http() as http:
-            status, answer = http.infer()
-        assert (status, answer["error"]) == (503, f"{PIPELINE}: no release can answer now: 1.0.0 is loading")
-    finally:
-        bench.stop()
 
 
 def test_beyond_what_may_wait_a_request_is_turned_away(bench: GatewayBench) -> None:

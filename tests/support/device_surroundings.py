@@ -45,7 +45,7 @@ class Surroundings:
         self.broker = broker
         self.files = HostileServer()
         self._seq = 0
-        self._reports: list[Report] = []
+        self._reports: dict[tuple[str, int], Report] = {}  # one that is delivered again is the same
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="bench", protocol=paho.MQTTv5)
         self._client.on_message = self._on_message
         self._client.on_connect = lambda client, *_: client.subscribe(
@@ -125,7 +125,7 @@ class Surroundings:
 
     @property
     def reports(self) -> list[Report]:
-        return list(self._reports)
+        return list(self._reports.values())
 
     def events(self, kind: str) -> list[Event]:
         return [event for report in self.reports for event in report.events if event.kind == kind]
@@ -146,4 +146,5 @@ class Surroundings:
         keys = {KEY.public.key_id: KEY.public}
         limit = report_wire.ENVELOPE_BYTES_MAX
         verified = signing.verify(bytes(message.payload), report_wire.TYPE, keys, size_bytes_max=limit)
-        self._reports.append(strict_json.decode(verified.payload, Report, what="report", size_bytes_max=limit))
+        report = strict_json.decode(verified.payload, Report, what="report", size_bytes_max=limit)
+        self._reports.setdefault((report.incarnation, report.number), report)

@@ -25,7 +25,7 @@ class Waiting:
     """An application that waits for one answer."""
 
     def __init__(self) -> None:
-        self.gone = False
+        self.gone = self.ended = False
         self.came: tuple[int, str] | None = None
 
     def answer(self, status: int, header_length: int, body: bytes | memoryview) -> None:  # noqa: ARG002 - as a connection is answered

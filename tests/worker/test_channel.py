@@ -126,6 +126,21 @@ def test_a_worker_that_was_asked_soon_looks_for_the_next_before_it_sleeps(
     assert looks.count == 1
 
 
+def test_a_large_request_that_comes_late_has_the_next_waited_for_asleep(
+    pair: tuple[Channel, socket.socket], looks: Looks
+) -> None:
+    """Its later pieces come at once, which says nothing of the request after it."""
+    channel, peer = pair
+    large = framed(bytes(3 * channel_module._BUFFER_BYTES))
+    threading.Timer(0.05, peer.sendall, [large]).start()
+    frame = channel.receive()
+    assert frame is not None
+    assert len(frame) == len(large)
+    threading.Timer(0.05, peer.sendall, [framed(b"late again")]).start()
+    assert channel.receive() is not None
+    assert looks.count == 0
+
+
 def test_a_worker_that_is_not_asked_soon_sleeps(pair: tuple[Channel, socket.socket]) -> None:
     """A third of a second of looking would be as much processor time."""
     channel, peer = pair
@@ -147,6 +162,7 @@ def test_what_came_late_has_the_next_waited_for_asleep(pair: tuple[Channel, sock
     assert looks.count == 0
 
 
+@pytest.mark.usefixtures("_long_look")
 def test_on_one_core_a_worker_never_looks(
     pair: tuple[Channel, socket.socket], looks: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from holdfast_agent.edge.gateway_control import ControlClient
 from holdfast_agent.edge.identity import Identity
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.local_control import LocalControl
+from holdfast_agent.edge.locks import LEFT_BEHIND_S
 from holdfast_agent.edge.loop import Inbox, Loop
 from holdfast_agent.edge.outbox import Outbox
 from holdfast_agent.edge.polling import AssignmentPoll
@@ -58,7 +59,7 @@ def run(path: Path) -> None:
     inbox = Inbox()
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda *_: inbox.stop())
-    with RecordFile(found.folder) as records, ExitStack() as ending:
+    with RecordFile(found.folder, wait_s=LEFT_BEHIND_S) as records, ExitStack() as ending:
         record = records.load()
         broker = _broker(found, own, inbox)
         spool = Spool(found.folder.spool, found.agent.spool_reports_max)

@@ -1,4 +1,4 @@
-"""A folder that one process at a time may work on: flock, which ends with whoever holds it."""
+"""A file or folder that one process at a time may work with: flock, which ends with whoever holds it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import fcntl
 import time
 from typing import Final
 
+# A process that is killed as it starts another leaves a child, which holds its locks and sockets until it has become that other.
+LEFT_BEHIND_S: Final = 5.0
 _POLL_S: Final = 0.05
 
 

@@ -19,18 +19,16 @@ from holdfast_shared.errors import Conflict
 
 log: Final = logging.getLogger(__name__)
 
-# An agent that is killed as it starts a fetch leaves a child, which holds the lock until it has become that fetch.
-LEFT_BEHIND_S: Final = 5.0
-
 
 class RecordFile:
-    """Holds the state directory's lock while it is open. Raises Conflict when another agent runs on it."""
+    """Holds the state directory's lock while it is open. Raises Conflict when another agent runs on it, and still does after
+    `wait_s`; OSError where nothing can be opened or locked."""
 
-    def __init__(self, folder: StateFolder) -> None:
+    def __init__(self, folder: StateFolder, *, wait_s: float = 0.0) -> None:
         durable.make_folder(folder.root, 0o750)
         self._lock = os.open(folder.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if not lock_within(self._lock, LEFT_BEHIND_S):
+            if not lock_within(self._lock, wait_s):
                 raise Conflict(
                     f"another agent runs on {folder.root}",
                     field="state",

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast_agent.edge import record_file
 from holdfast_agent.edge.layout import StateFolder
 from holdfast_agent.edge.record_file import RecordFile
 from holdfast_shared.errors import Conflict
+
+DEADLINE_S = 30.0
 
 
 @contextlib.contextmanager
@@ -32,14 +33,14 @@ def held(folder: Path, *, for_s: float) -> Iterator[None]:
 
 def test_a_lock_that_a_killed_agent_left_to_a_child_is_waited_for(tmp_path: Path) -> None:
     """Between fork and exec of a fetch its child holds all that the agent held."""
-    with held(tmp_path, for_s=0.3), RecordFile(StateFolder(tmp_path)) as opened:
+    with held(tmp_path, for_s=0.3), RecordFile(StateFolder(tmp_path), wait_s=DEADLINE_S) as opened:
         assert opened.load().boots == 0
 
 
 def test_a_second_agent_is_refused_and_leaves_no_descriptor_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record_file, "LEFT_BEHIND_S", 0.1)
+    monkeypatch.setattr("time.sleep", pytest.fail)  # who has another to ask waits for nothing
     with RecordFile(StateFolder(tmp_path)):
         before = list(Path("/proc/self/fd").iterdir())
         with pytest.raises(Conflict, match="another agent runs"):
