@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,12 +106,19 @@ def _beside_raw(folder: Path, model: bytes, few: int, rounds: int) -> Found:
 
 
 def alternate(ours: tuple[str, int], peer: tuple[str, int], message: bytes, size: Size) -> Found:
-    """Round by round, first one and then the other."""
+    """Round by round, first one and then the other; the client on each core in turn.
+
+    Whether client and server share a core halves a round trip or doubles it, and the scheduler leaves them where they happen
+    to be: so no run is one of such luck.
+    """
     mine, theirs, ratios = [], [], []
-    with Connection(ours) as a, Connection(peer) as b:
+    cores = os.sched_getaffinity(0)
+    with Connection(ours) as a, Connection(peer) as b, contextlib.ExitStack() as ending:
+        ending.callback(os.sched_setaffinity, 0, cores)
         a.latencies(message, WARM_UP)
         b.latencies(message, WARM_UP)
-        for _ in range(size.rounds):
+        for _, core in zip(range(size.rounds), itertools.cycle(sorted(cores)), strict=False):
+            os.sched_setaffinity(0, {core})
             mine.append(a.latencies(message, size.requests))
             theirs.append(b.latencies(message, size.requests))
             ratios.append(np.median(mine[-1]) / np.median(theirs[-1]))
