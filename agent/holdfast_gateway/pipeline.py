@@ -7,7 +7,6 @@ ends; the new serving slot takes over the moment it is ready, and until then the
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
@@ -329,7 +328,7 @@ class Pipeline:
 
     def _look_who_waits(self) -> None:
         """Something changed: whoever can be answered is, and who cannot be any more is told so."""
-        for inference in self._waiting.all_out(self.usable[0].deadline_s if self.usable else math.inf):
+        for inference in self._waiting.all_out(self.usable[0].deadline_s if self.usable else None):
             if inference.failures or inference.behind is not None:
                 self._find_another(inference)
             elif not inference.asker.gone:

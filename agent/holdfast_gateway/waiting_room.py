@@ -6,7 +6,6 @@ Each waits at the longest as its slot says (`Slot.patience_s`), from the first m
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -48,7 +47,7 @@ class WaitingRoom:
             self._forget_timer()
             self._timer = self._loop.call_at(inference.waits_until, self._look)
 
-    def all_out(self, deadline_s: float = math.inf) -> tuple[Inference, ...]:
+    def all_out(self, deadline_s: float | None = None) -> tuple[Inference, ...]:
         """Everyone leaves. Who still cannot be answered may enter again.
 
         Who has ended its side, and waited longer than `deadline_s`, has gone as a rule: it is not worth a worker's time.
@@ -56,6 +55,8 @@ class WaitingRoom:
         out, now = tuple(self._waiting), time.monotonic()
         self._waiting.clear()
         self._forget_timer()
+        if deadline_s is None:
+            return out
         gone = {one for one in out if one.asker.ended and now - one.since > deadline_s}
         for inference in gone:
             self._expired(inference)

@@ -181,9 +181,7 @@ def _empty_renamed(gone: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """That it has lost its name must be durable."""
-    if not folder.exists():
-        return
+    """It is there; that it has lost its name must be durable."""
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
             _empty(entry)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from holdfast_shared.wire.assignment import Condemned, ReleaseRef, Rule
 from holdfast_shared.wire.release import Guardrail, Trial
 from holdfast_worker import installed as installed_here
 from support import digits_models, installed_release
+from support.descriptors import opened_by
 from support.device_bench import DeviceBench, Traffic, running_device
 from support.device_surroundings import PIPELINE
 from support.installed_release import Published
@@ -181,3 +185,14 @@ def test_sigterm_stops_it_cleanly_and_a_second_agent_is_refused(device: DeviceBe
     assert "another agent runs" in second.stderr
     assert device.terminate("agent") == 0
     assert device.ask() == (200, "1.0.0")
+
+
+def test_a_lock_that_a_killed_agent_left_to_a_child_is_waited_for(tmp_path: Path) -> None:
+    with running_mosquitto() as broker, contextlib.closing(DeviceBench(tmp_path, broker)) as device:
+        device.state.root.mkdir(parents=True)
+        left = os.open(device.state.root, os.O_RDONLY)
+        fcntl.flock(left, fcntl.LOCK_EX)
+        agent = device.start_agent()
+        device.eventually(lambda: device.state.root in opened_by(agent.pid), "it wants the folder")
+        os.close(left)
+        device.eventually(lambda: device.reports or None, "it runs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from holdfast_shared import __version__
+from support.descriptors import opened_by
 from support.gateway_bench import DEADLINE_S, GatewayBench, alive, eventually, installed
 from support.gateway_traffic import Load
 
@@ -72,20 +72,12 @@ def test_what_a_killed_gateway_left_to_a_child_is_waited_for(tmp_path: Path) -> 
     starting = threading.Thread(target=bench.start)
     starting.start()
     try:
-        eventually(lambda: str(bench.folder.run) in opened_by(bench), "it wants the folder")
+        eventually(lambda: bench._process and bench.folder.run in opened_by(bench._process.pid), "it wants the folder")
         assert not bench.folder.control_socket.exists()
     finally:
         os.close(left)
         starting.join()
         assert bench.stop() == 0
-
-
-def opened_by(bench: GatewayBench) -> list[str]:
-    process = bench._process
-    folder = Path(f"/proc/{process.pid if process is not None else 'self'}/fd")
-    with contextlib.suppress(OSError):  # it ended, or closed one meanwhile
-        return [str(path.readlink()) for path in folder.iterdir()]
-    return []
 
 
 @pytest.mark.slow

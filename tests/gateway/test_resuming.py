@@ -91,9 +91,7 @@ async def _patience(folder: StateFolder) -> None:
         for version, load in (("1.0.0", "ok"), ("1.1.0", "ok"), ("1.2.0", "fail:load-failed"))
     )
     pipeline = Pipeline(PIPELINE, Quiet(), Ledger(), bench)
-    pipeline.route(Route(pipeline=PIPELINE, serving=serving, refuge=cold, testing=failing))
-    for slot in pipeline.slots.values():
-        slot.resume()
+    pipeline.resume(Route(pipeline=PIPELINE, serving=serving, refuge=cold, testing=failing))
     first, second, third = (pipeline.slots[one.key] for one in (serving, cold, failing))
     assert (first.state, first.patience_s) == ("loading", 7.0)
     await until(lambda: first.state == "ready" and third.state == "failed")

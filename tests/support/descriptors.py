@@ -1,4 +1,4 @@
-"""A process for which the kernel opens no more files."""
+"""What a process has open; and one for which the kernel opens no more files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -23,3 +24,10 @@ def none_left() -> Iterator[Callable[[], None]]:
         yield again
     finally:
         again()
+
+
+def opened_by(pid: int) -> set[Path]:
+    """Files, folders and what else has a path."""
+    with contextlib.suppress(OSError):  # it ended, or closed one meanwhile
+        return {path.readlink() for path in Path(f"/proc/{pid}/fd").iterdir()}
+    return set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -38,7 +39,7 @@ WITHIN_S: Final = 40.0
 DIRECTOR, OTTO, KEY = PrivateKey.generate(), PrivateKey.generate(), PrivateKey.generate()
 
 
-class Surroundings:
+class Surroundings(ABC):
     """`close` lets go of all that it holds."""
 
     def __init__(self, broker: Mosquitto) -> None:
@@ -62,9 +63,9 @@ class Surroundings:
         self._client.loop_stop()
         self.files.close()
 
+    @abstractmethod
     def eventually(self, observe: Callable[[], T | None], what: str) -> T:
         """What it sees, once it sees something. Raises AssertionError."""
-        raise NotImplementedError
 
     @staticmethod
     def documents() -> dict[str, bytes]:

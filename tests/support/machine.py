@@ -26,10 +26,11 @@ MADE: Final = CHECKOUT / ".machine"
 HOST: Final = "10.0.2.2"
 WITHIN_S: Final = 300.0
 BOOT_S: Final = 240.0
+LOOK_EVERY_S: Final = 0.5
 _SUITE: Final = "bookworm"
 _PACKAGES: Final = (
     *("systemd-sysv", "udev", "dbus", "linux-image-cloud-amd64", "initramfs-tools", "kmod", "iproute2", "procps"),
-    *("python3", "python3-venv", "openssh-server", "curl", "strace"),
+    *("python3", "python3-venv", "openssh-server", "curl"),
 )
 _PYTHON: Final = "311"
 _DISK_BYTES: Final = 6 * 1024**3
@@ -64,35 +65,15 @@ class Machine:
             self._process = subprocess.Popen(
                 list(map(str, command)), stdin=subprocess.DEVNULL, stdout=console, stderr=console
             )
-        self._ssh = [
-            *(
-                "ssh",
-                "-p",
-                str(port),
-                "-i",
-                str(self._base / "key"),
-                "-o",
-                "StrictHostKeyChecking=no",
-                "-o",
-                "BatchMode=yes",
-            ),
-            *(
-                "-o",
-                "UserKnownHostsFile=/dev/null",
-                "-o",
-                "LogLevel=ERROR",
-                "-o",
-                "ConnectTimeout=30",
-                "root@127.0.0.1",
-            ),
-        ]
+        options = ["StrictHostKeyChecking=no", "BatchMode=yes", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        chosen = [f"-o{option}" for option in (*options, "ConnectTimeout=30")]
+        self._ssh = ["ssh", f"-p{port}", f"-i{self._base / 'key'}", *chosen, "root@127.0.0.1"]
         deadline = time.monotonic() + BOOT_S
         while self._try("true", within_s=60).returncode:
             if time.monotonic() > deadline or self._process.poll() is not None:
-                raise AssertionError(
-                    f"it did not boot:\n{(self._folder / 'console.log').read_text(errors='replace')[-2000:]}"
-                )
-            time.sleep(0.5)
+                said = (self._folder / "console.log").read_text(errors="replace")[-2000:]
+                raise AssertionError(f"it did not boot:\n{said}")
+            time.sleep(LOOK_EVERY_S)  # whether it can be spoken to is seen by speaking to it
 
     def cut_power(self) -> None:
         """What its kernel had not written to the disk is gone."""
@@ -123,14 +104,6 @@ class Machine:
     def put(self, content: bytes, path: str) -> None:
         self.run(f"cat > {path}", put=content)
 
-    def eventually(self, command: str, expected: str, within_s: float = WITHIN_S) -> str:
-        """What it printed, once that contains `expected`."""
-        deadline = time.monotonic() + within_s
-        while expected not in (said := self._try(command, within_s=within_s).stdout.decode()):
-            assert time.monotonic() < deadline, f"{command} says {said!r}, not {expected!r}\n{self.journal()}"
-            time.sleep(0.5)
-        return said
-
     def journal(self) -> str:
         return self._try("journalctl --no-pager -n 60 -o short-monotonic", within_s=60).stdout.decode()
 
@@ -160,18 +133,8 @@ def wheels() -> Path:
     if not folder.exists():
         new = folder.with_suffix(".new")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        _ran(
-            *pip,
-            "--require-hashes",
-            "--only-binary",
-            ":all:",
-            "--python-version",
-            _PYTHON,
-            "-r",
-            str(lock),
-            "-d",
-            str(new),
-        )
+        only = ["--require-hashes", "--only-binary=:all:", f"--python-version={_PYTHON}"]
+        _ran(*pip, *only, f"--requirement={lock}", f"--dest={new}")
         new.rename(folder)
     return folder
 

@@ -20,7 +20,7 @@ from support import digits_models, installed_release, machine
 from support.device_surroundings import FLEET, PIPELINE, Surroundings
 from support.installed_release import Published
 from support.isolation_bench import MIB
-from support.machine import CHECKOUT, HOST, WITHIN_S, Machine, running_machine
+from support.machine import CHECKOUT, HOST, LOOK_EVERY_S, WITHIN_S, Machine, running_machine
 from support.mosquitto import Mosquitto, running_mosquitto
 
 T = TypeVar("T")
@@ -28,10 +28,7 @@ T = TypeVar("T")
 SOURCES: Final = "/root/holdfast"
 CONFIG: Final = "/etc/holdfast/agent.toml"
 COMMAND: Final = "/opt/holdfast/bin/holdfast-agent"
-_KEY: Final = "device.key"
-
-
-# Of a machine ten times slower than the slowest that is served for.
+# An emulated machine is some ten times slower than the one that emulates it.
 LIMITS: Final = Limits(deadline_ms=30_000, load_deadline_s=300, memory_bytes_max=256 * MIB)
 
 
@@ -75,7 +72,7 @@ class MachineBench(Surroundings):
             self.machine.run(f'sed -i \'/^{line}/s|".*"|"{value}"|\' {CONFIG}')
         self.machine.run(f"sed -i 's/^# health_s = 60 /health_s = 1 /' {CONFIG}")
         for name, content in self.documents().items():
-            self.machine.put(content, f"/etc/holdfast/{name.replace('device.pem', _KEY)}")
+            self.machine.put(content, f"/etc/holdfast/{name.replace('device.pem', 'device.key')}")
         self.machine.run("chown root:holdfast /etc/holdfast/* && chmod 0640 /etc/holdfast/* && sync")
 
     def serve(self, published: Published) -> None:
@@ -126,7 +123,7 @@ class MachineBench(Surroundings):
             else:
                 if found is not None and found is not False:
                     return found
-            time.sleep(0.2)
+            time.sleep(LOOK_EVERY_S)  # what a machine does is seen by asking it
         raise AssertionError(f"not seen within {WITHIN_S:g} s: {what}; {last}\n{self.machine.journal()}")
 
 

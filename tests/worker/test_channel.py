@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -12,9 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast_agent.edge.layout import StateFolder
 from holdfast_worker import channel as channel_module
 from holdfast_worker.channel import Channel
-from holdfast_worker.protocol import LENGTH
+from holdfast_worker.main import serve
+from holdfast_worker.protocol import LENGTH, NO_HEADER, Kind, Stop, ask_head, control
+from support import digits_models
+from support.installed_release import publish, tensor
+from support.loaded_release import loaded
 
 DEADLINE_S = 30.0
 
@@ -123,6 +129,20 @@ def test_a_worker_that_was_asked_soon_looks_for_the_next_before_it_sleeps(
     frame = channel.receive()
     assert frame is not None
     assert bytes(frame) == framed(b"while it looked")
+    assert looks.count == 1
+
+
+@pytest.mark.usefixtures("_long_look")
+def test_a_worker_that_serves_looks(state: StateFolder, looks: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    runner = loaded(state, publish("digits", "1.0.0", digits_models.trained()))
+    body = json.dumps({"inputs": [tensor("image", digits_models.images()[:1])]}).encode()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(DEADLINE_S)
+        looks.meanwhile = lambda: theirs.sendall(control(Kind.STOP, Stop()))
+        theirs.sendall(ask_head(0, wants_binary=False, header_length=NO_HEADER, body_bytes=len(body)) + body)
+        serve(Channel(ours), runner)
     assert looks.count == 1
 
 
